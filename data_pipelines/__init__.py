@@ -1,0 +1,1 @@
+"""Files, corpora and the order of examples."""

@@ -1,0 +1,1 @@
+"""How a model becomes one person's voice."""

@@ -1,0 +1,1 @@
+"""Samples and spectra: everything that needs no parameters."""

@@ -1,0 +1,84 @@
+"""The one description of how sound becomes frames."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from jaxclone.types import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioSpec:
+    """How waveforms and log-mel spectrograms are related, in config, checkpoint and bundle alike.
+
+    Frames follow the HiFi-GAN convention: the signal is padded by reflection with
+    (n_fft - hop_length) / 2 samples a side and not centred, so that n samples give
+    n // hop_length frames.
+
+    Attributes:
+        sample_rate: Hz.
+        n_fft: FFT size in samples.
+        hop_length: samples from one frame to the next.
+        win_length: length of the (periodic) Hann window in samples.
+        n_mels: mel bands (Slaney scale and normalisation).
+        fmin: lowest edge of the filterbank in Hz.
+        fmax: highest edge in Hz; None is half the sample rate.
+        log: base of the logarithm of the mel magnitudes.
+        floor: magnitudes are clamped to this before the logarithm.
+    """
+
+    sample_rate: int = 16_000
+    n_fft: int = 1024
+    hop_length: int = 320
+    win_length: int = 1024
+    n_mels: int = 80
+    fmin: float = 0.0
+    fmax: float | None = None
+    log: Literal["ln", "log10"] = "ln"
+    floor: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.hop_length <= self.win_length <= self.n_fft:
+            raise UserError(
+                "AudioSpec needs 0 < hop_length <= win_length <= n_fft, got "
+                f"{self.hop_length}, {self.win_length}, {self.n_fft}"
+            )
+        if (self.n_fft - self.hop_length) % 2:
+            raise UserError("AudioSpec needs n_fft - hop_length to be even")
+        if self.fmax is not None and not self.fmin < self.fmax <= self.sample_rate / 2:
+            raise UserError(f"AudioSpec needs fmin < fmax <= sample_rate / 2, got fmax={self.fmax}")
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
+        return self.sample_rate / self.hop_length
+
+    def n_frames(self, n_samples: int) -> int:
+        """Frames of a signal of n_samples."""
+        return n_samples // self.hop_length
+
+    def n_samples(self, seconds: float) -> int:
+        """Samples of the longest whole number of frames within `seconds`.
+
+        >>> AudioSpec().n_samples(1.01)
+        16000
+        """
+        return int(seconds * self.frame_rate + 1e-6) * self.hop_length
+
+    def require(self, other: AudioSpec, what: str) -> None:
+        """Raises a UserError that names the fields in which `other`, of `what`, differs."""
+        mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
+        wrong = [f"{k} {theirs[k]!r} (expected {v!r})" for k, v in mine.items() if theirs[k] != v]
+        if wrong:
+            raise UserError(f"AudioSpec of {what} does not match: {', '.join(wrong)}")
+
+
+def hifigan_22k() -> AudioSpec:
+    """The mel of the published HiFi-GAN models (jik876/hifi-gan config_v1.json)."""
+    return AudioSpec(sample_rate=22_050, hop_length=256, fmax=8000.0)
+
+
+def jaxclone_16k() -> AudioSpec:
+    """16 kHz with a 20 ms hop: one mel frame for each frame of a wav2vec 2.0 encoder."""
+    return AudioSpec()

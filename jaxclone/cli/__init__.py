@@ -1,0 +1,1 @@
+"""The `jaxclone` command: one verb a file."""

@@ -1,0 +1,1 @@
+"""How far two things are apart: functions returning `(scalar, metrics)`."""

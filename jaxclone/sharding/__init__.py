@@ -1,0 +1,1 @@
+"""Meshes and the rules that lay parameters out on them."""

@@ -1,0 +1,1 @@
+"""From a Voice and a waveform to speech."""
