@@ -1,0 +1,42 @@
+"""What a run is at one step: everything that a checkpoint holds."""
+
+from __future__ import annotations
+
+from flax import struct
+
+from jaxclone.types import Tree
+
+
+@struct.dataclass
+class ModelState:
+    """One set of parameters and its optimiser."""
+
+    params: Tree
+    opt_state: Tree
+
+
+@struct.dataclass
+class TrainState:
+    """A run that optimises one set of parameters.
+
+    Attributes:
+        step: i32[] updates done.
+        key: the root random key of the run; streams are derived, it never changes.
+        model: what is trained.
+        frozen: parameters by model name that are used and not trained; {} for none.
+    """
+
+    step: Tree
+    key: Tree
+    model: ModelState
+    frozen: Tree
+
+
+@struct.dataclass
+class GanState:
+    """A run with a generator and a discriminator, each with its own optimiser."""
+
+    step: Tree
+    key: Tree
+    generator: ModelState
+    discriminator: ModelState

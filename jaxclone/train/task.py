@@ -1,0 +1,112 @@
+"""What differs between training runs: a few pure functions and one config."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from data_pipelines.loader import CropConfig, EpisodeConfig
+from jaxclone.audio.spec import AudioSpec
+from jaxclone.sharding.mesh import MeshConfig
+from jaxclone.types import Metrics, Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Media:
+    """Something to look at or to listen to.
+
+    Attributes:
+        kind: "audio" (f32[samples]) or "image" (f32[height, width], drawn with a colour map,
+            row 0 at the bottom).
+    """
+
+    kind: Literal["audio", "image"]
+    data: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """The functions of a run; each is pure and works under `jax.jit`.
+
+    Attributes:
+        init: (key, pretrained) -> state. `pretrained` maps a model's name to its parameters, {}
+            when the run starts from nothing. Parameters are boxed with their logical axes.
+        step: (state, batch) -> (state, metrics), metrics being scalars.
+        evaluate: (state, batch) -> metrics.
+        models: state -> parameters by model name, what the bundle of this run holds.
+        model_configs: the config of each of those models, by the same names.
+        showcase: (state, batch) -> named media, called on the host now and then; None for none.
+    """
+
+    init: Callable[[jax.Array, Mapping[str, Tree]], Any]
+    step: Callable[[Any, Any], tuple[Any, Metrics]]
+    evaluate: Callable[[Any, Any], Metrics]
+    models: Callable[[Any], dict[str, Tree]]
+    model_configs: Mapping[str, Any]
+    showcase: Callable[[Any, Any], dict[str, Media]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackingConfig:
+    """Where metrics go besides `metrics.jsonl`.
+
+    Attributes:
+        wandb: "off", or the mode Weights & Biases is started in.
+        project: its project.
+    """
+
+    wandb: Literal["off", "offline", "online"] = "off"
+    project: str = "jaxclone"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """What every run has; a task's config extends it with its models and losses.
+
+    Attributes:
+        name: names the run; the default run folder is `runs/<name>`.
+        out: the run folder; "" for the default.
+        seed: of everything random.
+        audio: how sound becomes frames, the same for every model of the run.
+        data: what is trained on.
+        valid: what `evaluate` is run on; None for no evaluation.
+        init_from: bundles whose models the run starts from.
+        steps: updates in all.
+        microbatches: each batch is run in this many parts whose gradients are averaged.
+        precision: of the computation; parameters and reductions are always f32.
+        log_every: steps between two lines of metrics.jsonl.
+        eval_every: steps between evaluations (and showcases); 0 for only at the end.
+        eval_batches: batches of `valid` an evaluation takes.
+        checkpoint_every: steps between checkpoints.
+        checkpoint_minutes: also save when this long has passed since the last one.
+        keep: checkpoints kept.
+        mesh: devices by axis.
+        tracking: Weights & Biases.
+    """
+
+    name: str = "run"
+    out: str = ""
+    seed: int = 0
+    audio: AudioSpec = AudioSpec()
+    data: CropConfig | EpisodeConfig = CropConfig()
+    valid: CropConfig | EpisodeConfig | None = None
+    init_from: tuple[str, ...] = ()
+    steps: int = 1000
+    microbatches: int = 1
+    precision: Literal["f32", "bf16"] = "f32"
+    log_every: int = 10
+    eval_every: int = 0
+    eval_batches: int = 4
+    checkpoint_every: int = 500
+    checkpoint_minutes: float = 10.0
+    keep: int = 2
+    mesh: MeshConfig = MeshConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    def task(self) -> Task:
+        """The functions of this run."""
+        raise NotImplementedError(f"{type(self).__name__} has no task")
