@@ -1,0 +1,179 @@
+"""Optimisers, learning-rate schedules and gradients in parts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Float
+
+from jaxclone.train.state import ModelState
+from jaxclone.tree import first_match
+from jaxclone.types import Array, Metrics, Tree
+
+Schedule = Callable[[Array | int], Array]
+LossFn = Callable[[Tree, Tree], tuple[Float[Array, ""], Metrics]]
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """How one set of parameters is updated.
+
+    Attributes:
+        kind: "adam", or "adamw" with decoupled weight decay (arXiv:1711.05101).
+        learning_rate: the highest, reached after the warm-up.
+        betas: decay of the running means of the gradient and of its square.
+        eps: added to the denominator.
+        weight_decay: of "adamw", times the learning rate.
+        decay: (regular expression searched in a parameter's path, whether it decays); the first
+            match holds, and each parameter must match one.
+        warmup_steps: the learning rate rises linearly over these.
+        schedule: what follows the warm-up: "constant"; "linear" or "cosine" down to
+            `final_fraction` at the last step; "exponential": times `decay_rate` every `decay_steps`.
+        final_fraction: of `learning_rate`, where "linear" and "cosine" end.
+        decay_rate: factor of "exponential".
+        decay_steps: steps between two decays of "exponential".
+        clip_norm: gradients are scaled down to this global norm; 0 for no clipping.
+    """
+
+    kind: Literal["adam", "adamw"] = "adamw"
+    learning_rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    decay: tuple[tuple[str, bool], ...] = (
+        (r"(^|/|_)(bias|scale|embedding|codebook)$", False),
+        (r"", True),
+    )
+    warmup_steps: int = 0
+    schedule: Literal["constant", "linear", "cosine", "exponential"] = "constant"
+    final_fraction: float = 0.0
+    decay_rate: float = 0.999
+    decay_steps: int = 1000
+    clip_norm: float = 0.0
+
+
+def make_schedule(config: OptimConfig, total_steps: int) -> Schedule:
+    """The learning rate of each step, the first step being 0.
+
+    >>> warm = make_schedule(OptimConfig(learning_rate=1.0, warmup_steps=4), 10)
+    >>> [float(warm(step)) for step in (0, 1, 3, 9)]
+    [0.25, 0.5, 1.0, 1.0]
+    """
+    span = max(1, total_steps - config.warmup_steps)
+    floor = config.final_fraction
+
+    def schedule(step: Array | int) -> Array:
+        step = jnp.asarray(step, jnp.float32)
+        warm = jnp.minimum(1.0, (step + 1) / max(1, config.warmup_steps))
+        after = jnp.maximum(0.0, step - config.warmup_steps)
+        done = jnp.minimum(1.0, after / span)
+        match config.schedule:
+            case "constant":
+                factor = jnp.ones(())
+            case "linear":
+                factor = floor + (1 - floor) * (1 - done)
+            case "cosine":
+                factor = floor + (1 - floor) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+            case "exponential":
+                factor = config.decay_rate ** jnp.floor(after / config.decay_steps)
+        return config.learning_rate * warm * factor
+
+    return schedule
+
+
+def make_optimizer(
+    config: OptimConfig, total_steps: int
+) -> tuple[optax.GradientTransformation, Schedule]:
+    """An optimiser and its learning rate.
+
+    A step reports `schedule(state.step)` as its metric "learning_rate".
+
+    Args:
+        config: its settings.
+        total_steps: updates of the run, where "linear" and "cosine" end.
+    """
+    schedule = make_schedule(config, total_steps)
+    b1, b2 = config.betas
+    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    parts.append(optax.scale_by_adam(b1, b2, config.eps))
+    if config.kind == "adamw" and config.weight_decay:
+        parts.append(
+            optax.add_decayed_weights(
+                config.weight_decay, mask=lambda params: first_match(params, config.decay)
+            )
+        )
+    parts.append(optax.scale_by_learning_rate(schedule))
+    return optax.chain(*parts), schedule
+
+
+def apply(
+    tx: optax.GradientTransformation, model: ModelState, grads: Tree
+) -> tuple[ModelState, Metrics]:
+    """One update.
+
+    Returns:
+        the updated model, and "grad_norm": the global norm of `grads` before any clipping.
+    """
+    updates, opt_state = tx.update(grads, model.opt_state, model.params)
+    params = optax.apply_updates(model.params, updates)
+    return ModelState(params, opt_state), {"grad_norm": optax.global_norm(grads)}
+
+
+def accumulate(
+    loss_fn: LossFn, params: Tree, batch: Tree, microbatches: int
+) -> tuple[Tree, Metrics]:
+    """Gradients and metrics of a batch, computed one part of it after the other.
+
+    When the loss is a mean over "weight" items, the gradients are those of the whole batch: the
+    parts are averaged by their weights. Metrics are averaged likewise; "weight" is their sum.
+
+    Args:
+        loss_fn: (params, batch) -> (scalar, metrics); the metrics hold "weight", f32[], the number
+            of items that the scalar is the mean of.
+        params: what is differentiated.
+        batch: arrays whose first axis is the batch.
+        microbatches: parts; divides the batch.
+
+    Returns:
+        (gradients, metrics), the metrics with the scalar as "loss".
+    """
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def run(part: Tree) -> tuple[Tree, Metrics]:
+        (loss, metrics), grads = value_and_grad(params, part)
+        return grads, {**metrics, "loss": loss}
+
+    if microbatches == 1:
+        return run(batch)
+
+    def add(total: Tree, part: Tree) -> tuple[Tree, Metrics]:
+        grads, metrics = run(part)
+        return jax.tree.map(lambda t, g: t + metrics["weight"] * g, total, grads), metrics
+
+    total, metrics = jax.lax.scan(
+        add, jax.tree.map(jnp.zeros_like, params), split(batch, microbatches)
+    )
+    weight = metrics.pop("weight")
+    scale = 1 / jnp.maximum(weight.sum(), 1e-30)  # a batch without items has no gradient
+    grads = jax.tree.map(lambda t: scale * t, total)
+    metrics = {name: scale * (weight * value).sum() for name, value in metrics.items()}
+    return grads, {**metrics, "weight": weight.sum()}
+
+
+def split(batch: Tree, parts: int) -> Tree:
+    """[b, ...] -> [parts, b / parts, ...], each part taking every `parts`-th example.
+
+    Strided, not contiguous: a batch split over devices stays where it is.
+    """
+
+    def one(x: Array) -> Array:
+        x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+        return nn.with_logical_constraint(x, (None, "batch", *(None,) * (x.ndim - 2)))
+
+    return jax.tree.map(one, batch)
