@@ -1,0 +1,181 @@
+"""The converter: what is said (content, F0) and who says it (speaker) to a log-mel spectrogram."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Float, Int
+
+from jaxclone.nn.adapter import Adapter
+from jaxclone.types import Array, length_mask
+
+
+@dataclasses.dataclass(frozen=True)
+class ConverterConfig:
+    """Sizes of the converter.
+
+    Attributes:
+        bottleneck: width of the content after the bottleneck: wide enough for the phones, too
+            narrow for the timbre of the source.
+        width: of the decoder.
+        layers: residual blocks of the decoder; dilations cycle through 1, 2, 4.
+        kernel: taps of a convolution.
+        n_mels: mel bands of the result.
+        adapter_rank: bottleneck of the adapter in each block; 0 for none.
+    """
+
+    bottleneck: int = 64
+    width: int = 512
+    layers: int = 9
+    kernel: int = 5
+    n_mels: int = 80
+    adapter_rank: int = 4
+
+    @classmethod
+    def mini(cls) -> ConverterConfig:
+        """Trains in minutes on a CPU."""
+        return cls(bottleneck=32, width=192, layers=6)
+
+    @classmethod
+    def tiny(cls) -> ConverterConfig:
+        """For tests."""
+        return cls(bottleneck=4, width=8, layers=2, kernel=3, n_mels=8, adapter_rank=2)
+
+
+class Converter(nn.Module):
+    """Bottleneck, then a decoder of dilated convolutions modulated by the speaker.
+
+    The content loses its mean and variance over time (instance normalisation, Chou & Lee 2019
+    §3.2) and most of its width (Qian et al. 2019 §3), both of which carry the source's timbre; the
+    speaker embedding scales and shifts every block's normalised input, and F0 enters as it is.
+    """
+
+    config: ConverterConfig
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        content: Float[Array, "b f c"],
+        speaker: Float[Array, "b d"],
+        f0: Float[Array, "b f"],
+        length: Int[Array, " b"],
+    ) -> Float[Array, "b f m"]:
+        """Speaks the content in the speaker's voice.
+
+        Args:
+            content: features of the encoder.
+            speaker: unit vectors.
+            f0: Hz, 0 where unvoiced, in the speaker's range.
+            length: true frames of each example.
+
+        Returns:
+            f32 natural-log mel magnitudes, 0 after each length.
+        """
+        config = self.config
+        mask = length_mask(length, content.shape[1])[..., None]
+        if self.is_initializing() or self.has_variable("adapter", "speaker_shift"):
+            # Part of the adapted set: a person's embedding moves with the layers that read it.
+            speaker = (
+                speaker
+                + self.variable(
+                    "adapter",
+                    "speaker_shift",
+                    lambda: nn.with_logical_partitioning(nn.initializers.zeros, ("speaker",))(
+                        self.make_rng("adapter"), (speaker.shape[-1],), jnp.float32
+                    ),
+                ).value
+            )
+        speaker = speaker.astype(self.dtype)
+
+        content = instance_norm(content, mask).astype(self.dtype)
+        content = _dense(config.bottleneck, "embed", "bottleneck", self.dtype, "bottleneck")(
+            content
+        )
+        voiced = (f0 > 0).astype(self.dtype)
+        # log2 of F0 over 150 Hz: speech lies within about two octaves of it.
+        octaves = jnp.log2(jnp.maximum(f0, 1.0) / 150.0).astype(self.dtype) * voiced
+        pitch = jnp.stack([octaves, voiced], axis=-1)
+        x = _dense(config.width, "bottleneck", "embed", self.dtype, "inlet")(
+            jnp.concatenate([content, pitch], axis=-1) * mask
+        )
+        for index in range(config.layers):
+            x = x + _Block(config, 2 ** (index % 3), self.dtype, name=f"block_{index}")(
+                x, speaker, mask
+            )
+            x = nn.with_logical_constraint(x, ("batch", "time", "embed"))
+        x = nn.LayerNorm(
+            dtype=self.dtype,
+            scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),
+            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)),
+            name="norm",
+        )(x)
+        # The bias starts at the level of quiet speech, so that training starts near the data.
+        log_mel = nn.Dense(
+            config.n_mels,
+            kernel_init=nn.with_logical_partitioning(
+                nn.initializers.lecun_normal(), ("embed", "mel")
+            ),
+            bias_init=nn.with_logical_partitioning(nn.initializers.constant(-6.0), ("mel",)),
+            name="outlet",
+        )(x.astype(jnp.float32))
+        return log_mel * mask
+
+
+class _Block(nn.Module):
+    """Normalise, modulate by the speaker, convolve over time, mix channels, adapt."""
+
+    config: ConverterConfig
+    dilation: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Array, speaker: Array, mask: Array) -> Array:
+        width = self.config.width
+        modulation = _dense(2 * width, "speaker", "mlp", self.dtype, "modulation")(speaker)
+        scale, shift = jnp.split(modulation[:, None, :], 2, axis=-1)
+        x = nn.LayerNorm(use_scale=False, use_bias=False, dtype=self.dtype)(x)
+        x = (x * (1 + scale) + shift) * mask
+        x = nn.Conv(
+            width,
+            (self.config.kernel,),
+            kernel_dilation=(self.dilation,),
+            padding="SAME",
+            dtype=self.dtype,
+            kernel_init=nn.with_logical_partitioning(
+                nn.initializers.lecun_normal(), ("kernel", "channels_in", "channels_out")
+            ),
+            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("channels_out",)),
+            name="conv",
+        )(x)
+        x = _dense(width, "channels_in", "embed", self.dtype, "mix")(nn.gelu(x))
+        if self.config.adapter_rank:
+            x = Adapter(self.config.adapter_rank, self.dtype, name="adapter")(x)
+        return x
+
+
+def instance_norm(x: Float[Array, "b f c"], mask: Array) -> Float[Array, "b f c"]:
+    """Zero mean and unit variance over the true frames of each channel (f32).
+
+    Args:
+        x: features.
+        mask: bool [b, f, 1], True for true frames.
+    """
+    x = x.astype(jnp.float32)
+    count = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
+    mean = jnp.sum(x * mask, axis=1, keepdims=True) / count
+    variance = jnp.sum(((x - mean) * mask) ** 2, axis=1, keepdims=True) / count
+    return (x - mean) / jnp.sqrt(variance + 1e-5) * mask
+
+
+def _dense(width: int, inner: str, outer: str, dtype: DTypeLike, name: str) -> nn.Dense:
+    return nn.Dense(
+        width,
+        dtype=dtype,
+        kernel_init=nn.with_logical_partitioning(nn.initializers.lecun_normal(), (inner, outer)),
+        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, (outer,)),
+        name=name,
+    )
