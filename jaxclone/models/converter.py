@@ -25,6 +25,8 @@ class ConverterConfig:
         kernel: taps of a convolution.
         n_mels: mel bands of the result.
         adapter_rank: bottleneck of the adapter in each block; 0 for none.
+        content_layer: hidden state of the encoder that is the content: 0 is the input of the first
+            transformer layer, -1 the output of the last.
     """
 
     bottleneck: int = 64
@@ -33,6 +35,7 @@ class ConverterConfig:
     kernel: int = 5
     n_mels: int = 80
     adapter_rank: int = 4
+    content_layer: int = -1
 
     @classmethod
     def mini(cls) -> ConverterConfig:

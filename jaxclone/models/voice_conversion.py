@@ -29,8 +29,6 @@ class VoiceConversion:
         encoder: sizes of the content encoder.
         speaker: sizes of the speaker encoder.
         converter: sizes of the converter.
-        content_layer: hidden state of the encoder that serves as content: 0 is the input of the
-            first transformer layer, -1 the output of the last.
         dtype: of the computation.
     """
 
@@ -38,7 +36,6 @@ class VoiceConversion:
     encoder: Wav2Vec2Config
     speaker: SpeakerEncoderConfig
     converter: ConverterConfig
-    content_layer: int = -1
     dtype: DTypeLike = jnp.float32
 
     def __post_init__(self) -> None:
@@ -92,7 +89,7 @@ class VoiceConversion:
         output = Wav2Vec2Encoder(self.encoder, self.dtype).apply(
             {"params": params["encoder"]}, waveform, length
         )
-        return output.layers[self.content_layer]
+        return output.layers[self.converter.content_layer]
 
     def mel(
         self, waveform: Float[Array, "b t"], length: Int[Array, " b"]

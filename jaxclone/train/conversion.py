@@ -1,0 +1,152 @@
+"""Training the converter: speak a recording again from its content and another one's voice."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxclone import rng
+from jaxclone.audio.griffin_lim import griffin_lim
+from jaxclone.audio.perturb import PerturbConfig, perturb
+from jaxclone.losses.reconstruction import masked_l1
+from jaxclone.losses.speaker import speaker_contrastive
+from jaxclone.models.converter import ConverterConfig
+from jaxclone.models.speaker import SpeakerEncoderConfig
+from jaxclone.models.voice_conversion import VoiceConversion
+from jaxclone.models.wav2vec2 import Wav2Vec2Config
+from jaxclone.train import optim
+from jaxclone.train.optim import OptimConfig
+from jaxclone.train.state import ModelState, TrainState
+from jaxclone.train.task import Media, RunConfig, Task
+from jaxclone.types import Batch, Metrics, Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class ConversionConfig(RunConfig):
+    """A converter on top of a pretrained encoder.
+
+    The encoder hears a perturbed copy of the recording (formants, pitch and timbre moved at
+    random; Choi et al. 2021 §3.1) and the speaker encoder hears another recording of the speaker,
+    so that the original can only be rebuilt with the content of the one and the voice of the other.
+
+    Attributes:
+        encoder: sizes of the content encoder.
+        speaker: sizes of the speaker encoder.
+        converter: sizes of the converter.
+        perturb: how the recording is disguised.
+        speaker_weight: of the contrastive loss that tells speakers apart.
+        encoder_rate: learning rate of the encoder over that of the rest; 0 freezes it.
+        optim: of everything trained.
+    """
+
+    encoder: Wav2Vec2Config = Wav2Vec2Config()
+    speaker: SpeakerEncoderConfig = SpeakerEncoderConfig()
+    converter: ConverterConfig = ConverterConfig()
+    perturb: PerturbConfig = PerturbConfig()
+    speaker_weight: float = 0.1
+    encoder_rate: float = 1.0
+    optim: OptimConfig = OptimConfig()
+
+    def networks(self) -> VoiceConversion:
+        """The networks of this run."""
+        return VoiceConversion(
+            self.audio,
+            self.encoder,
+            self.speaker,
+            self.converter,
+            jnp.bfloat16 if self.precision == "bf16" else jnp.float32,
+        )
+
+    def task(self) -> Task:
+        """The functions of this run."""
+        networks = self.networks()
+        tx, schedule = optim.make_optimizer(self.optim, self.steps)
+        trained = ("encoder", "speaker", "converter") if self.encoder_rate else SPEAKING
+        tx = optax.partition(
+            {"encoder": optax.chain(tx, optax.scale(self.encoder_rate)), "rest": tx},
+            lambda params: {k: "encoder" if k == "encoder" else "rest" for k in params},
+        )
+
+        def init(key: jax.Array, pretrained: Mapping[str, Tree]) -> TrainState:
+            params = {**networks.init(rng.stream(key, "init")), **pretrained}
+            model = {name: params.pop(name) for name in trained}
+            return TrainState(jnp.int32(0), key, ModelState(model, tx.init(model)), params)
+
+        def loss_fn(params: Tree, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
+            heard = perturb(
+                rng.per_example(key, batch.example), batch.waveform, self.audio, self.perturb
+            )
+            return self.loss(networks, params, batch, heard)
+
+        def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+            key = rng.stream(state.key, "perturb", state.step)
+            grads, metrics = optim.accumulate(
+                lambda p, b: loss_fn({**state.frozen, **p}, b, key),
+                state.model.params,
+                batch,
+                self.microbatches,
+            )
+            model, more = optim.apply(tx, state.model, grads)
+            metrics |= more | {"learning_rate": schedule(state.step)}
+            return state.replace(step=state.step + 1, model=model), metrics
+
+        def evaluate(state: TrainState, batch: Batch) -> Metrics:
+            params = {**state.frozen, **state.model.params}
+            loss, metrics = self.loss(networks, params, batch, batch.waveform)
+            return {**metrics, "loss": loss}
+
+        def showcase(state: TrainState, batch: Batch) -> dict[str, Media]:
+            params = {**state.frozen, **state.model.params}
+            first = jax.tree.map(lambda x: x[:1], batch)
+            return showcase_conversion(networks, params, first)
+
+        return Task(
+            init=init,
+            step=step,
+            evaluate=evaluate,
+            models=lambda state: {**state.frozen, **state.model.params},
+            model_configs=self.model_configs(),
+            showcase=showcase,
+        )
+
+    def model_configs(self) -> dict[str, Any]:
+        """Configs by model name."""
+        return {"encoder": self.encoder, "speaker": self.speaker, "converter": self.converter}
+
+    def loss(
+        self, networks: VoiceConversion, params: Tree, batch: Batch, heard: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        """Reconstruction plus the contrast between speakers; `heard` is what the encoder gets."""
+        truth, frames = networks.mel(batch.waveform, batch.length)
+        voice = networks.embed(params, batch.reference, batch.reference_length)
+        content = networks.content(params, heard, batch.length)
+        predicted = networks.decode(params, content, voice, batch.f0, frames)
+        loss, metrics = masked_l1(predicted, truth, frames)
+        own = networks.embed(params, batch.waveform, batch.length)
+        contrast, more = speaker_contrastive(voice, own, batch.speaker)
+        return loss + self.speaker_weight * contrast, metrics | more
+
+
+SPEAKING = ("speaker", "converter")
+
+
+def showcase_conversion(networks: VoiceConversion, params: Tree, batch: Batch) -> dict[str, Media]:
+    """Source, reference and what the networks make of them, by Griffin-Lim."""
+    truth, frames = networks.mel(batch.waveform, batch.length)
+    voice = networks.embed(params, batch.reference, batch.reference_length)
+    content = networks.content(params, batch.waveform, batch.length)
+    converted = networks.decode(params, content, voice, batch.f0, frames)
+    spoken = griffin_lim(converted, networks.audio, rng.root(0))
+    return {
+        "source": Media("audio", np.asarray(batch.waveform[0])),
+        "reference": Media("audio", np.asarray(batch.reference[0])),
+        "converted": Media("audio", np.asarray(spoken[0])),
+        "source_mel": Media("image", np.asarray(truth[0]).T),
+        "converted_mel": Media("image", np.asarray(converted[0]).T),
+    }
