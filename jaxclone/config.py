@@ -227,7 +227,9 @@ def from_json(text: str, packages: Sequence[str] = PACKAGES) -> Any:
     """
     try:
         return from_data(json.loads(text), packages)
-    except json.JSONDecodeError as error:
+    except UserError:
+        raise
+    except ValueError as error:
         raise UserError(f"configuration is not valid JSON: {error}") from error
     except RecursionError as error:
         raise UserError("configuration is nested too deeply") from error

@@ -1,0 +1,121 @@
+"""The `jaxclone` command: finds the verb, prints its result, turns errors into lines and codes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jaxclone.cli.verbs import COMMON_OPTIONS, choose
+
+# Each verb is a module of this package, imported when it is called; its main(args) returns what to
+# print.
+VERBS = {
+    "demo": "the whole way at miniature scale: train, clone unheard voices, report",
+    "data": "recordings to a corpus, and what is in one",
+    "train": "run a config, or continue its run",
+    "enroll": "recordings of a person to a voice",
+    "convert": "a recording to the same words in another voice",
+    "evaluate": "score converted recordings",
+}
+
+DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code.
+
+    0 is done, 1 failed for a reason told in one line, 2 a command line that is not understood.
+    What the verb returns goes to standard output, everything else to standard error.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    wanted = {option for option in COMMON_OPTIONS if option in args}
+    args = [arg for arg in args if arg not in wanted]
+    try:
+        result = _run(args, verbose="--verbose" in wanted)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except Exception as error:
+        if "--verbose" in wanted or (failure := _explain(error)) is None:
+            raise
+        return _fail(*failure)
+    if "--json" in wanted:
+        print(json.dumps(_plain(result), allow_nan=False), flush=True)
+    else:
+        for line in _lines(_plain(result)):
+            print(line)
+    return DONE
+
+
+def _run(args: list[str], verbose: bool) -> dict[str, Any]:
+    verb, rest = choose(args, "jaxclone", VERBS)
+    _set_logging(verbose)
+    return importlib.import_module(f"jaxclone.cli.{verb}").main(rest)
+
+
+def _set_logging(verbose: bool) -> None:
+    """Third parties' logs are shown on request only."""
+    import logging
+
+    import absl.logging
+
+    level = logging.INFO if verbose else logging.ERROR
+    absl.logging.set_verbosity(absl.logging.INFO if verbose else absl.logging.ERROR)
+    logging.getLogger("jax").setLevel(level)
+
+
+def _fail(reason: str, code: int) -> int:
+    print(f"error: {reason}", file=sys.stderr)
+    return code
+
+
+def _explain(error: Exception) -> tuple[str, int] | None:
+    """One line and an exit code for an error that is not ours; None keeps the traceback."""
+    from jaxclone.config import UsageError
+    from jaxclone.types import UserError
+
+    if isinstance(error, UsageError):
+        return str(error), BAD_USAGE
+    if isinstance(error, UserError):
+        return str(error), FAILED
+    if isinstance(error, MemoryError):
+        return "out of memory; try a smaller batch, a shorter crop or more microbatches", FAILED
+    if str(error).startswith("RESOURCE_EXHAUSTED"):  # what XLA says of a device
+        reason = str(error).splitlines()[0]
+        return f"out of device memory; try a smaller batch or more microbatches ({reason})", FAILED
+    if isinstance(error, OSError):  # a full disk, a folder that is not ours: the machine's state
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror or error}", FAILED
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """A result as JSON has it: numpy's numbers as Python's, and null for what is not finite."""
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, (str, bool, int, float)) or value is None else str(value)
+
+
+def _lines(value: dict[str, Any], indent: str = "") -> list[str]:
+    """A result for people: `name: value`, nested results indented."""
+    lines = []
+    for name, item in value.items():
+        if isinstance(item, dict):
+            lines += [f"{indent}{name}:", *_lines(item, indent + "  ")]
+        else:
+            text = f"{item:.4g}" if isinstance(item, float) else str(item)
+            lines.append(f"{indent}{name}: {text}")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,255 @@
+"""Bundles: a folder that holds trained models, what they are, and what to know before using them.
+
+model.safetensors   parameters, named model/path/of/the/parameter
+config.json         the models' configurations, AudioSpec, versions
+README.md           the model card
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+import secrets
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax.core import meta
+
+from jaxclone import __version__
+from jaxclone.audio.spec import AudioSpec
+from jaxclone.config import from_data, to_data
+from jaxclone.tensors import load_tensors, save_tensors
+from jaxclone.tree import flatten
+from jaxclone.types import Tree, UserError
+
+# The version of the format; a reader refuses a newer one.
+_FORMAT = 1
+_WEIGHTS, _CONFIG, _CARD = "model.safetensors", "config.json", "README.md"
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """Models in memory.
+
+    Attributes:
+        models: parameters by model name.
+        configs: the configuration of each model, by the same names.
+        audio: how sound becomes frames, the same for all of them.
+    """
+
+    models: dict[str, Tree]
+    configs: dict[str, Any]
+    audio: AudioSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCard:
+    """What people should know of a bundle before they use it.
+
+    Attributes:
+        title: names it.
+        command: what made it.
+        data: one line a corpus: what it is and how much of it was used.
+        licences: one line a licence or an attribution that the data asks for.
+        scores: measured on data outside training.
+    """
+
+    title: str
+    command: str = ""
+    data: tuple[str, ...] = ()
+    licences: tuple[str, ...] = ()
+    scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def render(self, models: Mapping[str, Any], audio: AudioSpec) -> str:
+        """The card as Markdown.
+
+        Args:
+            models: the configuration of each model.
+            audio: what the models hear and speak.
+        """
+
+        def items(lines: Any) -> str:
+            return "\n".join(f"- {line}" for line in lines) or "- not recorded"
+
+        made = f"\nMade by `{self.command}`.\n" if self.command else ""
+        return f"""# {self.title}
+{made}
+Models for voice cloning with [jaxclone](https://pypi.org/project/jaxclone) {__version__}, \
+{audio.sample_rate} Hz, {audio.n_mels} mel bands:
+
+{items(f"`{name}`: {type(config).__name__}" for name, config in models.items())}
+
+## Use
+
+    jaxclone convert SOURCE.wav --reference TARGET.wav --out OUT.wav --model THIS_FOLDER
+
+Add `--model` once for all folders when encoder, speaker encoder, converter and vocoder lie in
+several of them.
+
+## Data
+
+{items(self.data)}
+
+## Licences and attributions
+
+{items(self.licences)}
+
+## Scores
+
+{items(f"{name}: {score:.4g}" for name, score in self.scores.items())}
+
+## Consent
+
+A voice belongs to the person who speaks with it. Clone a voice only with that person's consent, say
+that the result is synthetic where somebody could believe otherwise, and keep no recording that is
+not needed: the voice file holds a few vectors and no speech.
+"""
+
+
+def save_bundle(
+    folder: str | Path,
+    models: Mapping[str, Tree],
+    configs: Mapping[str, Any],
+    audio: AudioSpec,
+    *,
+    card: ModelCard | str,
+) -> None:
+    """Writes a bundle; one that is there already is replaced once the new one is whole.
+
+    Args:
+        folder: the bundle.
+        models: parameters by model name, boxed with their axes or not.
+        configs: the configuration of each model, by the same names.
+        audio: how sound becomes frames.
+        card: the model card, or its text.
+
+    Raises:
+        UserError: the folder exists and is no bundle.
+    """
+    if models.keys() != configs.keys():
+        raise ValueError(f"models {sorted(models)} but configurations of {sorted(configs)}")
+    folder = Path(folder)
+    if folder.exists() and not (folder / _CONFIG).is_file() and any(folder.iterdir()):
+        raise UserError(f"{folder} exists and is not a bundle: choose another folder")
+    description = {
+        "format": _FORMAT,
+        "audio": to_data(audio),
+        "models": {name: to_data(config) for name, config in configs.items()},
+        "versions": {
+            "jaxclone": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("jax", "flax", "numpy")},
+        },
+    }
+    text = card if isinstance(card, str) else card.render(configs, audio)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    mark = secrets.token_hex(4)
+    new, old = (folder.with_name(f".{folder.name}.{kind}.{mark}") for kind in ("new", "old"))
+    try:
+        save_tensors(new / _WEIGHTS, meta.unbox(dict(models)))
+        (new / _CONFIG).write_text(json.dumps(description, indent=2) + "\n", "utf-8")
+        (new / _CARD).write_text(text, "utf-8")
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def load_bundle(*folders: str | Path) -> Bundle:
+    """Reads one bundle, or several as one.
+
+    Args:
+        *folders: bundles; where two hold a model of the same name, the later one's is taken.
+
+    Raises:
+        UserError: a folder is no whole bundle, or the bundles differ in their AudioSpec.
+    """
+    if not folders:
+        raise UserError("no bundle given")
+    models: dict[str, Tree] = {}
+    configs: dict[str, Any] = {}
+    audio: AudioSpec | None = None
+    for folder in folders:
+        bundle = _read(Path(folder))
+        if audio is not None:
+            audio.require(bundle.audio, f"bundle {folder}")
+        audio = bundle.audio
+        models |= bundle.models
+        configs |= bundle.configs
+    return Bundle(models, configs, audio)
+
+
+def _read(folder: Path) -> Bundle:
+    for name in (_CONFIG, _WEIGHTS):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} is not a bundle: it has no {name}")
+    try:
+        description = json.loads((folder / _CONFIG).read_text("utf-8"))
+        found = description["format"]
+        data, audio_data = dict(description["models"]), description["audio"]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UserError(f"{folder / _CONFIG} does not describe a bundle ({error})") from error
+    if found != _FORMAT:
+        raise UserError(f"{folder} has bundle format {found!r}, this jaxclone reads {_FORMAT}")
+    try:
+        audio = from_data(audio_data)
+        configs = {name: from_data(item) for name, item in data.items()}
+    except UserError as error:
+        raise UserError(f"{folder / _CONFIG}: {error}") from error
+    if not isinstance(audio, AudioSpec):
+        raise UserError(f"{folder / _CONFIG}: 'audio' is not an AudioSpec")
+    models, _ = load_tensors(folder / _WEIGHTS)
+    if unknown := sorted(models.keys() - configs.keys()):
+        raise UserError(f"{folder}: {_CONFIG} does not describe the model {unknown[0]!r}")
+    # A model without parameters leaves nothing in the file.
+    return Bundle({name: models.get(name, {}) for name in configs}, configs, audio)
+
+
+def require_shapes(params: Tree, expected: Tree, what: str) -> None:
+    """Checks parameters against those that a model of their configuration has.
+
+    Args:
+        params: arrays.
+        expected: arrays or shapes, of `jax.eval_shape` for one.
+        what: names the parameters in the message.
+
+    Raises:
+        UserError: a parameter is missing, unknown, or of another shape or type; it is named.
+    """
+    found, wanted = flatten(params), flatten(meta.unbox(expected))
+    if missing := sorted(wanted.keys() - found.keys()):
+        raise UserError(f"{what} lacks the parameter {missing[0]}")
+    if unknown := sorted(found.keys() - wanted.keys()):
+        raise UserError(f"{what} has the parameter {unknown[0]}, which its configuration does not")
+    for name, leaf in wanted.items():
+        here, there = (f"{x.dtype}{list(x.shape)}" for x in (found[name], leaf))
+        if here != there:
+            raise UserError(f"{what}: {name} is {here}, its configuration asks for {there}")
+
+
+def fingerprint(params: Tree) -> str:
+    """A short name that no other weights have.
+
+    >>> weights = {"kernel": np.ones(3, np.float32)}
+    >>> fingerprint(weights) == fingerprint({"kernel": np.ones(3, np.float32)})
+    True
+    >>> fingerprint(weights) == fingerprint({"bias": np.ones(3, np.float32)})
+    False
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, leaf in sorted(flatten(jax.device_get(params)).items()):
+        array = np.asarray(leaf, order="C")
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
