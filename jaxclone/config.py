@@ -171,6 +171,8 @@ def parse(
         if not option.startswith("--"):
             raise UsageError(f"unexpected argument {option!r}; see {prog} --help")
         known = _options(kind if default is None else default)
+        if default is None:
+            known = [name.replace("_", "-") for name in known]
         raise UsageError(f"unknown option {option}{did_you_mean(option, known)}")
     return value
 
@@ -187,9 +189,9 @@ def _first_paragraph(box: str) -> str:
 
 
 def _options(kind: Any, prefix: str = "--") -> list[str]:
-    """The options of a function, or of a dataclass and the dataclasses that it holds."""
+    """The options of a function, or of a dataclass and of those in it."""
     if not dataclasses.is_dataclass(kind):
-        return [prefix + name.replace("_", "-") for name in inspect.signature(kind).parameters]
+        return [prefix + name for name in inspect.signature(kind).parameters]
     options = []
     for field in dataclasses.fields(kind):
         value = getattr(kind, field.name, None)

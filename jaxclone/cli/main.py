@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from jaxclone.cli.verbs import COMMON_OPTIONS, choose
+from jaxclone.cli.options import COMMON_OPTIONS, choose
 
 # Each verb is a module of this package, imported when it is called; its main(args) returns what to
 # print.

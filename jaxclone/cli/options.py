@@ -1,8 +1,13 @@
-"""Choosing a verb; imports nothing heavy, so that `jaxclone --help` answers at once."""
+"""Reading a command line; imports nothing heavy, so that `jaxclone --help` answers at once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
 
 COMMON_OPTIONS = {
     "--json": "print the result as one JSON object, the last line of standard output",
@@ -32,6 +37,25 @@ def choose(args: Sequence[str], prog: str, verbs: Mapping[str, str]) -> tuple[st
     if not args:
         raise UsageError(f"{prog} needs a verb: {', '.join(verbs)}; see {prog} --help")
     raise UsageError(f"{prog} has no verb {args[0]!r}{did_you_mean(args[0], verbs)}")
+
+
+def parse(kind: Callable[..., T], args: Sequence[str], prog: str) -> T:
+    """The options of a verb.
+
+    Args:
+        kind: a dataclass with a docstring that describes the verb and each field.
+        args: the command line after `prog`.
+        prog: the command: `jaxclone convert`.
+
+    Raises:
+        UsageError: what is wrong with the command line, in one line.
+        SystemExit: `--help` was asked for and printed.
+    """
+    from jaxclone import config
+
+    about = re.split(r"\n *(?:Args|Attributes):", inspect.getdoc(kind) or "")[0].strip()
+    common = "\n".join(f"{name}: {line}." for name, line in COMMON_OPTIONS.items())
+    return config.parse(kind, args, prog=prog, description=f"{about}\n\n{common}")
 
 
 def overview(prog: str, verbs: Mapping[str, str]) -> str:
