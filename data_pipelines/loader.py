@@ -1,8 +1,29 @@
-"""From a corpus folder to batches: an order that is a function of (seed, step)."""
+"""From a corpus folder to batches: an order that is a function of (seed, step).
+
+A step is described first (`batching`: which recordings) and then read (`readers`: which crops),
+both as functions of (seed, step) or (seed, example), so that Grain may read ahead in threads and
+processes, and a run may stop at any step and go on with another number of hosts, without a change
+in what it sees.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+
+from data_pipelines.batching import Bucketed, Order, Shuffled, Step
+from data_pipelines.corpus import Corpus
+from data_pipelines.readers import CropReader, EpisodeReader, Recordings
+from jaxclone.audio.spec import AudioSpec
+from jaxclone.types import Batch, Episode, UserError
+
+# Splits up to this many bytes of 16-bit samples are decoded once and kept.
+_CACHE_BYTES = 1 << 29
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +68,7 @@ class EpisodeConfig:
         support: crops a speaker to adapt on.
         query: crops a speaker to measure on, of other recordings than the support's.
         crop_seconds: length of a crop.
+        f0: also carry the F0 of each frame.
         workers: processes that read ahead; 0 reads in this one.
         prefetch: batches read ahead.
     """
@@ -57,5 +79,190 @@ class EpisodeConfig:
     support: int = 5
     query: int = 5
     crop_seconds: float = 2.0
+    f0: bool = True
     workers: int = 0
     prefetch: int = 8
+
+
+class Loader:
+    """Iterates over this process's part of each global batch, as arrays of numpy.
+
+    Attributes:
+        epoch_size: examples (or speakers) that an epoch has.
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        reader: CropReader | EpisodeReader,
+        identity: dict[str, Any],
+        *,
+        epoch_size: int,
+        process_index: int,
+        process_count: int,
+        workers: int,
+        prefetch: int,
+    ):
+        self.epoch_size = epoch_size
+        self._steps = (
+            grain.MapDataset.source(order).map(_Part(process_index, process_count)).map(reader)
+        )
+        self._identity = identity
+        self._workers = workers
+        self._prefetch = prefetch
+        self._step = 0
+        self._iterator: Any = None
+
+    def __iter__(self) -> Loader:
+        return self
+
+    def __next__(self) -> Batch | Episode:
+        if self._iterator is None:
+            self._iterator = self._start()
+        batch = next(self._iterator)
+        if self._workers:
+            # Out of the workers' shared memory, which Grain takes back.
+            batch = jax.tree.map(np.array, batch)
+        self._step += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """What to give to `set_state` to continue behind the last batch: a small dict for JSON.
+
+        It is the same in every process and fits any number of them.
+        """
+        return {"step": self._step, **self._identity}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues where `get_state` was called.
+
+        Raises:
+            UserError: the state is of other data, another seed or batch size, so that continuing
+                would repeat some examples and leave out others.
+        """
+        for name, mine in self._identity.items():
+            if state.get(name) != mine:
+                raise UserError(
+                    f"cannot continue with this data: the checkpoint's {name} is "
+                    f"{state.get(name)!r}, now it is {mine!r}"
+                )
+        self.close()
+        self._step = int(state["step"])
+
+    def close(self) -> None:
+        """Stops reading ahead; the next batch starts it again."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+    def _start(self) -> Any:
+        # One thread: decoding holds the interpreter's lock often enough that more are slower.
+        # The buffer is counted in batches, and Grain's default of 500 would be gigabytes.
+        options = grain.ReadOptions(
+            num_threads=min(1, self._prefetch), prefetch_buffer_size=self._prefetch
+        )
+        steps = self._steps[self._step :].to_iter_dataset(options)
+        if self._workers:
+            # Grain's workers read absl flags, which nobody parses here.
+            flags.FLAGS.mark_as_parsed()
+            ahead = -(-self._prefetch // self._workers)
+            steps = steps.mp_prefetch(
+                grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=ahead)
+            )
+        return iter(steps)
+
+
+def make_loader(
+    config: CropConfig | EpisodeConfig,
+    spec: AudioSpec,
+    seed: int,
+    *,
+    process_index: int | None = None,
+    process_count: int | None = None,
+    epochs: int | None = None,
+    shuffle: bool = True,
+) -> Loader:
+    """The loader of a split.
+
+    Rows of the global batch are the same for every number of processes, each having a contiguous
+    part. With `epochs`, the last batch is filled up with rows of length 0 (speaker -1), and each
+    recording is there; without, there is no last batch, and batches run on into the next epoch.
+
+    Args:
+        config: what to read; `CropConfig` gives `Batch`es, `EpisodeConfig` `Episode`s.
+        spec: the AudioSpec that the corpus must have.
+        seed: of the order, crops and choices.
+        process_index: which part of the batch is ours; None for this JAX process.
+        process_count: parts; None for the number of JAX processes.
+        epochs: times to go through the split; None for without end.
+        shuffle: in a new order each epoch.
+
+    Raises:
+        UserError: no such corpus or split, another AudioSpec, nothing that fits the config, or a
+            batch size that the processes cannot share.
+    """
+    if process_index is None or process_count is None:
+        process_index, process_count = jax.process_index(), jax.process_count()
+    if config.batch_size % process_count:
+        raise UserError(
+            f"batch_size {config.batch_size} cannot be shared by {process_count} processes"
+        )
+    corpus = Corpus.open(config.corpus, spec)
+    records = corpus.indices(config.split)
+    if config.f0 and not corpus.has_f0:
+        raise UserError(f"{config.corpus} was built without F0: build it again with F0")
+    if isinstance(config, EpisodeConfig) or config.labelled:
+        records = records[corpus.speaker[records] >= 0]
+    if not len(records):
+        raise UserError(f"{config.corpus} has no recordings to use in its split {config.split!r}")
+    size = _samples(config.crop_seconds, spec, "crop_seconds")
+    copies = max(1, config.workers)
+    keep = 2 * int(corpus.n_samples[records].sum()) * copies <= _CACHE_BYTES
+    recordings = Recordings(corpus, records, config.f0, keep)
+    order: Order
+    if isinstance(config, EpisodeConfig):
+        if min(config.support, config.query) < 1:
+            raise UserError("an episode needs at least one support and one query crop")
+        items = np.unique(corpus.speaker[records]).astype(np.int64)
+        order = Shuffled(items, config.batch_size, seed, epochs, shuffle)
+        reader: Any = EpisodeReader(recordings, seed, size, config.support, config.query)
+    else:
+        items = records
+        if config.buckets:
+            sizes = [_samples(seconds, spec, "buckets") for seconds in config.buckets]
+            lengths = corpus.n_samples[records]
+            order = Bucketed(items, lengths, sizes, config.batch_size, seed, epochs, shuffle)
+        else:
+            order = Shuffled(items, config.batch_size, seed, epochs, shuffle)
+        reference = config.reference_seconds and _samples(
+            config.reference_seconds, spec, "reference_seconds"
+        )
+        reader = CropReader(recordings, seed, size, int(reference))
+    return Loader(
+        order,
+        reader,
+        {"seed": seed, "batch_size": config.batch_size, "epoch_size": len(items)},
+        epoch_size=len(items),
+        process_index=process_index,
+        process_count=process_count,
+        workers=config.workers,
+        prefetch=config.prefetch,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """Takes the rows of one process."""
+
+    index: int
+    count: int
+
+    def __call__(self, step: Step) -> Step:
+        return step.part(self.index, self.count)
+
+
+def _samples(seconds: float, spec: AudioSpec, name: str) -> int:
+    samples = spec.n_samples(seconds)
+    if samples < spec.hop_length:
+        raise UserError(f"{name}: {seconds:g} s is shorter than one frame")
+    return samples
