@@ -1,4 +1,4 @@
-"""What every test shares. Signatures are checked by the import hook that pyproject.toml asks for."""
+"""What every test shares; pyproject.toml asks for the import hook that checks signatures."""
 
 from __future__ import annotations
 
