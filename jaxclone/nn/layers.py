@@ -1,0 +1,113 @@
+"""Dense layers and convolutions with logical axes, and what every block needs beside them."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
+from jaxtyping import Float, Key
+
+from jaxclone.types import Array
+
+Keys = Key[Array, " b"]
+
+# torch's own default of a linear layer: uniform within 1 / sqrt(fan in).
+uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def dense(
+    features: int,
+    axes: tuple[str, str],
+    dtype: DTypeLike,
+    name: str | None = None,
+    kernel_init: Initializer = nn.initializers.normal(0.02),
+) -> nn.Dense:
+    """A linear layer over the last axis.
+
+    Args:
+        features: width of the result.
+        axes: logical axes of the kernel: input, output.
+        dtype: of the computation.
+        name: of the submodule.
+        kernel_init: the default is BERT's, used by the transformer of wav2vec 2.0.
+    """
+    return nn.Dense(
+        features,
+        dtype=dtype,
+        kernel_init=nn.with_logical_partitioning(kernel_init, axes),
+        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
+        name=name,
+    )
+
+
+def conv(
+    features: int,
+    kernel: int,
+    stride: int,
+    dtype: DTypeLike,
+    use_bias: bool = True,
+    name: str | None = None,
+    kernel_init: Initializer = nn.initializers.he_normal(),
+) -> nn.Conv:
+    """A convolution over time without padding; [b, t, c] -> [b, (t - kernel) // stride + 1, c']."""
+    return nn.Conv(
+        features,
+        (kernel,),
+        (stride,),
+        padding="VALID",
+        use_bias=use_bias,
+        dtype=dtype,
+        kernel_init=nn.with_logical_partitioning(
+            kernel_init, ("kernel", "channels_in", "channels_out")
+        ),
+        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("channels_out",)),
+        name=name,
+    )
+
+
+def split_keys(keys: Keys | None, n: int) -> tuple[Keys | None, ...]:
+    """Splits each example's key into n; None into n times None."""
+    if keys is None:
+        return (None,) * n
+    return tuple(jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, n))(keys), 1, 0))
+
+
+def dropout(x: Float[Array, "b ..."], rate: float, keys: Keys | None) -> Float[Array, "b ..."]:
+    """Zeroes entries with probability `rate` and scales the rest up.
+
+    Args:
+        x: the first axis is the batch.
+        rate: between 0 and 1.
+        keys: one an example, so that the choice depends on the example alone; None for no dropout.
+    """
+    if keys is None or rate == 0.0:
+        return x
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
+    return jnp.where(keep, x / (1 - rate), 0)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a GELU between.
+
+    Attributes:
+        hidden: width between the two.
+        activation_dropout: after the GELU.
+        dropout: of the result.
+        dtype: of the computation.
+    """
+
+    hidden: int
+    activation_dropout: float = 0.0
+    dropout: float = 0.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b f d"], keys: Keys | None = None) -> Array:
+        inner, outer = split_keys(keys, 2)
+        width = x.shape[-1]
+        x = nn.gelu(dense(self.hidden, ("embed", "mlp"), self.dtype, "up")(x), approximate=False)
+        x = dropout(x, self.activation_dropout, inner)
+        x = dense(width, ("mlp", "embed"), self.dtype, "down")(x)
+        return dropout(x, self.dropout, outer)
