@@ -48,17 +48,21 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 # Config files.
 
 
-def load(path_or_name: str) -> Any:
+def load(name: str) -> Any:
     """The configuration that a config file's `get_config()` makes.
 
+    A file whose `get_config` takes one argument, annotated with a `Literal`, has variants:
+    `demo/pretrain:smoke` is `get_config("smoke")`.
+
     Args:
-        path_or_name: a path to a Python file, or the name of a configuration that comes with
-            jaxclone, such as `demo/pretrain`.
+        name: a path to a Python file, or the name of a configuration that comes with jaxclone,
+            such as `demo/pretrain`; then a variant, if wanted.
 
     Raises:
-        UserError: no such file or name, or the file has no `get_config()` that returns a dataclass.
+        UserError: no such file, name or variant, or the file has no `get_config()` that returns a
+            dataclass.
     """
-    path = _find(path_or_name)
+    path, variant = _find(name)
     spec = importlib.util.spec_from_file_location(f"jaxclone_config_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # a dataclass of the file looks up its module here
@@ -69,7 +73,15 @@ def load(path_or_name: str) -> Any:
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
         raise UserError(f"config {path} has no function get_config()")
-    config = get_config()
+    if variant:
+        hints = typing.get_type_hints(get_config)
+        parameters = inspect.signature(get_config).parameters
+        variants = [v for p in parameters for v in typing.get_args(hints.get(p))]
+        if variant not in variants:
+            raise UserError(
+                f"config {path} has no variant {variant!r}{did_you_mean(variant, variants)}"
+            )
+    config = get_config(*filter(None, [variant]))
     if not _is_config(config):
         raise UserError(f"get_config() of {path} returned {type(config).__name__}, not a dataclass")
     return config
@@ -91,14 +103,18 @@ def _named() -> dict[str, Path]:
     return found
 
 
-def _find(path_or_name: str) -> Path:
-    if Path(path_or_name).is_file():
-        return Path(path_or_name)
+def _find(name: str) -> tuple[Path, str]:
+    """The file of a configuration, and which variant of it is meant."""
+    if Path(name).is_file():
+        return Path(name), ""
+    stem, _, variant = name.partition(":")
+    if Path(stem).is_file():
+        return Path(stem), variant
     named = _named()
-    name = path_or_name.removesuffix(".py")
-    if name in named:
-        return named[name]
-    raise UserError(f"no config file or name {path_or_name!r}{did_you_mean(name, named)}")
+    stem = stem.removesuffix(".py")
+    if stem in named:
+        return named[stem], variant
+    raise UserError(f"no config file or name {stem!r}{did_you_mean(stem, named)}")
 
 
 # The command line.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Mapping
@@ -23,21 +24,27 @@ def save_tensors(path: str | Path, tree: Tree, metadata: Mapping[str, str] | Non
         path: the file; its folder is made when missing.
         tree: dicts of dicts of arrays; empty dicts are not kept.
         metadata: strings to keep in the file's header.
+
+    Raises:
+        UserError: the place cannot be written to.
     """
     path = Path(path)
     flat = flatten_dict(jax.device_get(tree), sep="/")
     # Not `ascontiguousarray`, which makes scalars into vectors.
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in flat.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             file.write(save(arrays, dict(metadata or {})))
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def load_tensors(path: str | Path) -> tuple[Tree, dict[str, str]]:

@@ -131,7 +131,7 @@ def save_bundle(
         card: the model card, or its text.
 
     Raises:
-        UserError: the folder exists and is no bundle.
+        UserError: the folder exists and is no bundle, or cannot be written.
     """
     if models.keys() != configs.keys():
         raise ValueError(f"models {sorted(models)} but configurations of {sorted(configs)}")
@@ -149,18 +149,20 @@ def save_bundle(
         },
     }
     text = card if isinstance(card, str) else card.render(configs, audio)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     mark = secrets.token_hex(4)
     new, old = (folder.with_name(f".{folder.name}.{kind}.{mark}") for kind in ("new", "old"))
     try:
+        new.mkdir(parents=True)
         save_tensors(new / _WEIGHTS, meta.unbox(dict(models)))
         (new / _CONFIG).write_text(json.dumps(description, indent=2) + "\n", "utf-8")
         (new / _CARD).write_text(text, "utf-8")
         if folder.exists():
             folder.rename(old)
         new.rename(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}") from error
     finally:
-        if old.exists() and not folder.exists():
+        if old.is_dir() and not folder.exists():
             old.rename(folder)
         for leftover in (new, old):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -177,14 +179,12 @@ def load_bundle(*folders: str | Path) -> Bundle:
     """
     if not folders:
         raise UserError("no bundle given")
+    bundles = [_read(Path(folder)) for folder in folders]
+    audio = bundles[0].audio
     models: dict[str, Tree] = {}
     configs: dict[str, Any] = {}
-    audio: AudioSpec | None = None
-    for folder in folders:
-        bundle = _read(Path(folder))
-        if audio is not None:
-            audio.require(bundle.audio, f"bundle {folder}")
-        audio = bundle.audio
+    for folder, bundle in zip(folders, bundles):
+        audio.require(bundle.audio, f"bundle {folder}")
         models |= bundle.models
         configs |= bundle.configs
     return Bundle(models, configs, audio)
