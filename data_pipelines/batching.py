@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
 
 import grain
 import numpy as np
@@ -42,14 +41,6 @@ class Step:
         rows = len(self.items) // count
         start = index * rows
         return Step(self.first + start, self.items[start : start + rows], self.size)
-
-
-class Order(Protocol):
-    """Steps by number."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, step: int) -> Step: ...
 
 
 class Shuffled:

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from data_pipelines.batching import Bucketed, Order, Shuffled, Step
+from data_pipelines.batching import Bucketed, Shuffled, Step
 from data_pipelines.corpus import Corpus
 from data_pipelines.readers import CropReader, EpisodeReader, Recordings
 from jaxclone.audio.spec import AudioSpec
@@ -93,7 +93,7 @@ class Loader:
 
     def __init__(
         self,
-        order: Order,
+        order: Shuffled | Bucketed,
         reader: CropReader | EpisodeReader,
         identity: dict[str, Any],
         *,
@@ -219,13 +219,14 @@ def make_loader(
     copies = max(1, config.workers)
     keep = 2 * int(corpus.n_samples[records].sum()) * copies <= _CACHE_BYTES
     recordings = Recordings(corpus, records, config.f0, keep)
-    order: Order
+    order: Shuffled | Bucketed
+    reader: CropReader | EpisodeReader
     if isinstance(config, EpisodeConfig):
         if min(config.support, config.query) < 1:
             raise UserError("an episode needs at least one support and one query crop")
         items = np.unique(corpus.speaker[records]).astype(np.int64)
         order = Shuffled(items, config.batch_size, seed, epochs, shuffle)
-        reader: Any = EpisodeReader(recordings, seed, size, config.support, config.query)
+        reader = EpisodeReader(recordings, seed, size, config.support, config.query)
     else:
         items = records
         if config.buckets:
