@@ -34,7 +34,8 @@ class OptimConfig:
             match holds, and each parameter must match one.
         warmup_steps: the learning rate rises linearly over these.
         schedule: what follows the warm-up: "constant"; "linear" or "cosine" down to
-            `final_fraction` at the last step; "exponential": times `decay_rate` every `decay_steps`.
+            `final_fraction` at the last step; "exponential", times `decay_rate` every
+            `decay_steps`.
         final_fraction: of `learning_rate`, where "linear" and "cosine" end.
         decay_rate: factor of "exponential".
         decay_steps: steps between two decays of "exponential".
@@ -122,7 +123,8 @@ def apply(
     """
     updates, opt_state = tx.update(grads, model.opt_state, model.params)
     params = optax.apply_updates(model.params, updates)
-    return ModelState(params, opt_state), {"grad_norm": optax.global_norm(grads)}
+    model = model.replace(params=params, opt_state=opt_state)
+    return model, {"grad_norm": optax.tree.norm(grads)}
 
 
 def accumulate(

@@ -1,0 +1,398 @@
+"""The one training loop. What it trains is a `Task`; what it keeps is a run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from data_pipelines.loader import Loader, make_loader
+from jaxclone.sharding.mesh import activate, batch_parts, make_mesh
+from jaxclone.train.checkpoint import Checkpoints
+from jaxclone.train.errors import Interrupted, RunError
+from jaxclone.train.program import Program
+from jaxclone.train.task import RunConfig, Task
+from jaxclone.train.tracking import Tracker
+from jaxclone.types import Array, Batch, Episode, Metrics, Tree, UserError
+
+logger = logging.getLogger(__name__)
+
+# What may change between two starts of the same run: how long it is, what it reports and keeps,
+# and the hardware it is laid out on. All else would make it another run.
+MAY_CHANGE = (
+    "name",
+    "out",
+    "steps",
+    "microbatches",
+    "log_every",
+    "eval_every",
+    "eval_batches",
+    "valid",
+    "checkpoint_every",
+    "checkpoint_minutes",
+    "keep",
+    "mesh",
+    "tracking",
+    "data.corpus",
+    "data.workers",
+    "data.prefetch",
+)
+
+
+class Fit(NamedTuple):
+    """What a run ends with.
+
+    Attributes:
+        state: the train state, on the devices of the mesh.
+        summary: for people and for JSON: "steps", "resumed_from", "seconds" (of all starts),
+            "parameters", "compiles" of the step, and "metrics": the last values of each.
+    """
+
+    state: Tree
+    summary: dict[str, Any]
+
+
+def run_folder(config: RunConfig) -> Path:
+    """Where a run is kept: `config.out`, or else `runs/<name>`."""
+    return Path(config.out or f"runs/{config.name}")
+
+
+def fit(
+    config: RunConfig,
+    task: Task,
+    *,
+    pretrained: Mapping[str, Tree] | None = None,
+    run_dir: Path | None = None,
+) -> Fit:
+    """Trains until `config.steps`, from where the run folder left off.
+
+    The run folder gets `config.json`, `checkpoints/`, `metrics.jsonl`, `media/<step>/` and
+    `wandb/`. SIGTERM or SIGINT ends the step, saves, and raises `Interrupted`; a second one ends
+    at once. With several processes each calls this, on the same folder.
+
+    Args:
+        config: of the run.
+        task: what is trained, `config.task()`.
+        pretrained: parameters by model name to start from, when the run is new.
+        run_dir: the run folder; `run_folder(config)` when None.
+
+    Raises:
+        UserError: a folder that cannot be written or belongs to another run; a mesh, batch or
+            data that do not fit; a metric or parameter that is not finite (`RunError`), in which
+            case the last good checkpoint stays.
+        Interrupted: stopped by a signal; the same call continues.
+    """
+    folder = Path(run_dir) if run_dir is not None else run_folder(config)
+    mesh = make_mesh(config.mesh)
+    _check_batches(config, mesh)
+    with _StopSignals() as signals, activate(mesh):
+        # Before anything is compiled: mistakes in the configuration show at once.
+        loader = make_loader(config.data, config.audio, config.seed)
+        program = Program(task, mesh, config.seed)
+        _make_folder(folder)
+        checkpoints = Checkpoints(folder / "checkpoints", config.keep)
+        restored = checkpoints.restore(program.abstract, config, MAY_CHANGE)
+        if restored is None:
+            state, start = program.init(pretrained or {}), 0
+        else:
+            state, start = restored.state, restored.step
+            loader.set_state(restored.data)
+            logger.info("%s continues from step %d", folder, start)
+        tracker = None
+        if jax.process_index() == 0:
+            tracker = Tracker(folder, config, start)
+        run = _Run(config, program, loader, checkpoints, tracker, signals, start)
+        failed = True
+        try:
+            state = run.train(state)
+            checkpoints.close()
+            failed = False
+        finally:
+            if failed:
+                checkpoints.abandon()
+            if tracker:
+                tracker.close(failed)
+            loader.close()
+        return Fit(state, run.summary())
+
+
+def _check_batches(config: RunConfig, mesh: Mesh) -> None:
+    parts = batch_parts(mesh)
+    for name, data in (("data", config.data), ("valid", config.valid)):
+        if data is not None and data.batch_size % parts:
+            raise UserError(
+                f"{name}.batch_size {data.batch_size} does not divide over the {parts} devices of "
+                "mesh.data x mesh.fsdp"
+            )
+    if config.microbatches < 1 or config.data.batch_size % config.microbatches:
+        raise UserError(
+            f"microbatches {config.microbatches} does not divide data.batch_size "
+            f"{config.data.batch_size}"
+        )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UserError(f"the run folder {folder} cannot be written: {error.strerror}") from error
+
+
+class _Pending(NamedTuple):
+    """A step that is under way on the devices."""
+
+    step: int
+    metrics: Metrics
+    report: Array
+    samples: int
+    waited: float
+
+
+class _Run:
+    """The loop of `fit`: the one place of a run with side effects.
+
+    The devices are kept busy: a step's results are looked at when the next one is under way. Only
+    a save or an evaluation waits for the step before it.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        program: Program,
+        loader: Loader,
+        checkpoints: Checkpoints,
+        tracker: Tracker | None,
+        signals: _StopSignals,
+        start: int,
+    ):
+        self.config = config
+        self.program = program
+        self.loader = loader
+        self.checkpoints = checkpoints
+        self.tracker = tracker
+        self.signals = signals
+        self.start = start
+        self.meter = _Meter(config.audio.sample_rate)
+        self.last: dict[str, float] = dict(tracker.last) if tracker else {}
+        self._began = time.monotonic() - (tracker.seconds if tracker else 0.0)
+        self._saved_at = time.monotonic()
+        self._valid: tuple[Loader, dict[str, Any]] | None = None
+
+    def train(self, state: Tree) -> Tree:
+        config, due = self.config, self._due
+        pending = None
+        with tqdm(
+            total=config.steps,
+            initial=min(self.start, config.steps),
+            desc=config.name,
+            unit="step",
+            file=sys.stderr,
+            disable=self.tracker is None,
+            dynamic_ncols=True,
+        ) as bar:
+            for step in range(self.start + 1, config.steps + 1):
+                asked = time.monotonic()
+                batch = next(self.loader)
+                waited = time.monotonic() - asked
+                late = time.monotonic() - self._saved_at > 60 * config.checkpoint_minutes
+                state, metrics, report = self.program.step(
+                    state, self.program.put(batch), (self.signals.stop, late)
+                )
+                stop, late = self._settle(pending, bar)
+                pending = _Pending(step, metrics, report, _samples(batch), waited)
+                last = step == config.steps
+                evaluate = config.valid is not None and (last or due(step, config.eval_every))
+                save = last or stop or late or due(step, config.checkpoint_every)
+                if evaluate or save:
+                    self._settle(pending, bar)
+                    pending = None
+                # What is written of a step is written before its checkpoint: the run that
+                # continues from there does not go through the step again.
+                if evaluate:
+                    self._evaluate(step, state)
+                if save:
+                    self.checkpoints.save(step, state, self.loader.get_state(), config)
+                    self._saved_at = time.monotonic()
+                if stop and not last:
+                    self.checkpoints.wait()
+                    raise Interrupted(
+                        f"stopped by a signal after step {step} and saved; the same command "
+                        "continues"
+                    )
+        return state
+
+    def summary(self) -> dict[str, Any]:
+        """See `Fit`."""
+        return {
+            "steps": max(self.start, self.config.steps),
+            "resumed_from": self.start,
+            "seconds": self._seconds(),
+            "parameters": self.program.parameters(),
+            "compiles": self.program.compiles,
+            "metrics": self.last,
+        }
+
+    @staticmethod
+    def _due(step: int, every: int) -> bool:
+        return every > 0 and step % every == 0
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def _settle(self, pending: _Pending | None, bar: tqdm) -> tuple[bool, bool]:
+        """Waits for a step and looks at its results.
+
+        Returns:
+            whether any process was told to stop, and whether any finds that a save is due.
+
+        Raises:
+            RunError: a metric is not finite.
+        """
+        if pending is None:
+            return False, False
+        stop, late, *finite = np.asarray(pending.report).tolist()
+        names = sorted(pending.metrics)
+        if not all(finite):
+            name = names[finite.index(0)]
+            self._fail(pending.step, name, float(pending.metrics[name]))
+        if pending.step == self.start + 1:
+            self.meter.reset()  # compiling is not training
+        else:
+            self.meter.add(pending.samples, pending.waited)
+        bar.update()
+        if self._due(pending.step, self.config.log_every) or pending.step == self.config.steps:
+            values = {name: float(pending.metrics[name]) for name in names}
+            rates = self.meter.read()
+            self._track(pending.step, values | rates)
+            shown = [f"loss {values['loss']:.4g}"] if "loss" in values else []
+            if rates:
+                shown.append(f"{rates['audio_seconds_per_second']:.3g} s audio/s")
+                shown.append(f"{rates['data_wait_fraction']:.0%} waiting for data")
+            bar.set_postfix_str(", ".join(shown))
+        return bool(stop), bool(late)
+
+    def _evaluate(self, step: int, state: Tree) -> None:
+        """Means over the same batches each time, and what the task shows of the first of them."""
+        with self.meter.paused():
+            batches = itertools.islice(self._valid_batches(), self.config.eval_batches)
+            first = self.program.put(next(batches))
+            rest = map(self.program.put, batches)
+            evaluate = self.program.evaluate
+            results = jax.device_get(
+                [evaluate(state, first), *(evaluate(state, batch) for batch in rest)]
+            )
+            weights = np.array([float(metrics.pop("weight", 1.0)) for metrics in results])
+            values = {
+                name: float(np.average([metrics[name] for metrics in results], weights=weights))
+                for name in results[0]
+            }
+            for name, value in values.items():
+                if not np.isfinite(value):
+                    self._fail(step, f"valid/{name}", value)
+            self._track(step, {f"valid/{name}": value for name, value in values.items()})
+            media = self.program.showcase(state, first)
+            if self.tracker and media:
+                self.tracker.media(step, media)
+
+    def _valid_batches(self) -> Loader:
+        if self._valid is None:
+            config = self.config
+            loader = make_loader(config.valid, config.audio, config.seed, shuffle=False)
+            self._valid = loader, loader.get_state()
+        loader, beginning = self._valid
+        loader.set_state(beginning)
+        return loader
+
+    def _track(self, step: int, values: dict[str, float]) -> None:
+        self.last |= values
+        if self.tracker:
+            self.tracker.scalars(step, self._seconds(), values)
+
+    def _fail(self, step: int, name: str, value: float) -> None:
+        self.checkpoints.wait()
+        raise RunError(f"step {step}: {name} is {value}; {self.checkpoints.last()}")
+
+
+class _Meter:
+    """How much audio is trained on, and how much of the time goes by waiting for it."""
+
+    def __init__(self, sample_rate: int):
+        self._rate = sample_rate
+        self.reset()
+
+    def reset(self) -> None:
+        self._since, self._waited, self._samples = time.monotonic(), 0.0, 0
+
+    def add(self, samples: int, waited: float) -> None:
+        """A step that is done: the samples in this process's part of it, the seconds waited."""
+        self._samples += samples
+        self._waited += waited
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done within it does not count."""
+        before = time.monotonic()
+        yield
+        self._since += time.monotonic() - before
+
+    def read(self) -> dict[str, float]:
+        """The rates since the last reading; the other processes are taken to do as much."""
+        if not self._samples:
+            return {}
+        elapsed = time.monotonic() - self._since
+        seconds = self._samples / self._rate * jax.process_count()
+        rates = {
+            "audio_seconds_per_second": round(seconds / elapsed, 3),
+            "data_wait_fraction": round(self._waited / elapsed, 4),
+        }
+        self.reset()
+        return rates
+
+
+def _samples(batch: Batch | Episode) -> int:
+    parts = (batch,) if isinstance(batch, Batch) else (batch.support, batch.query)
+    return sum(int(np.sum(part.length)) for part in parts)
+
+
+class _StopSignals:
+    """Within it, the first SIGTERM or SIGINT only sets `stop`; the second does what it always did.
+
+    Signals reach the main thread alone: elsewhere, nothing is caught.
+    """
+
+    def __init__(self) -> None:
+        self.stop = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        self.stop = True
+        logger.warning("%s: saving after this step", signal.Signals(number).name)
+        self.__exit__()
