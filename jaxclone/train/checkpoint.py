@@ -127,25 +127,19 @@ class Checkpoints:
         except Exception as error:
             raise self._unwritten(error) from error
 
-    def close(self) -> None:
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Waits for what is being written and lets go of the folder.
 
-        Raises:
-            RunError: it could not be written.
+        After a failure it causes no other; and with several processes it does not wait for those
+        that may be waiting for this one.
         """
-        try:
+        if kind is None or jax.process_count() == 1:
+            with contextlib.suppress(*([] if kind is None else [RunError])):
+                self.wait()
             self._manager.close()
-        except Exception as error:
-            raise self._unwritten(error) from error
-
-    def abandon(self) -> None:
-        """Lets go of the folder after a failure, without causing another.
-
-        With several processes it does not wait for the others, which may wait for this one.
-        """
-        if jax.process_count() == 1:
-            with contextlib.suppress(RunError):
-                self.close()
 
     def restore(
         self, abstract: Tree, config: RunConfig, may_change: Collection[str]

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -25,10 +25,11 @@ from data_pipelines.loader import Loader, make_loader
 from jaxclone.sharding.mesh import activate, batch_parts, make_mesh
 from jaxclone.train.checkpoint import Checkpoints
 from jaxclone.train.errors import Interrupted, RunError
+from jaxclone.train.meter import Meter, samples_of
 from jaxclone.train.program import Program
 from jaxclone.train.task import RunConfig, Task
 from jaxclone.train.tracking import Tracker
-from jaxclone.types import Array, Batch, Episode, Metrics, Tree, UserError
+from jaxclone.types import Array, Metrics, Tree, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -98,36 +99,30 @@ def fit(
         Interrupted: stopped by a signal; the same call continues.
     """
     folder = Path(run_dir) if run_dir is not None else run_folder(config)
+    _make_folder(folder)
     mesh = make_mesh(config.mesh)
     _check_batches(config, mesh)
-    with _StopSignals() as signals, activate(mesh):
-        # Before anything is compiled: mistakes in the configuration show at once.
-        loader = make_loader(config.data, config.audio, config.seed)
+    with _StopSignals() as signals, activate(mesh), contextlib.ExitStack() as stack:
+        # All that can be wrong with a configuration shows before anything is compiled.
+        loaders = [
+            stack.enter_context(contextlib.closing(make_loader(data, config.audio, config.seed)))
+            for data in (config.data, config.valid)
+            if data is not None
+        ]
         program = Program(task, mesh, config.seed)
-        _make_folder(folder)
-        checkpoints = Checkpoints(folder / "checkpoints", config.keep)
+        checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", config.keep))
         restored = checkpoints.restore(program.abstract, config, MAY_CHANGE)
         if restored is None:
             state, start = program.init(pretrained or {}), 0
         else:
             state, start = restored.state, restored.step
-            loader.set_state(restored.data)
+            loaders[0].set_state(restored.data)
             logger.info("%s continues from step %d", folder, start)
         tracker = None
         if jax.process_index() == 0:
-            tracker = Tracker(folder, config, start)
-        run = _Run(config, program, loader, checkpoints, tracker, signals, start)
-        failed = True
-        try:
-            state = run.train(state)
-            checkpoints.close()
-            failed = False
-        finally:
-            if failed:
-                checkpoints.abandon()
-            if tracker:
-                tracker.close(failed)
-            loader.close()
+            tracker = stack.enter_context(Tracker(folder, config, start))
+        run = _Run(config, program, loaders, checkpoints, tracker, signals, start)
+        state = run.train(state)
         return Fit(state, run.summary())
 
 
@@ -162,7 +157,6 @@ class _Pending(NamedTuple):
     metrics: Metrics
     report: Array
     samples: int
-    waited: float
 
 
 class _Run:
@@ -176,7 +170,7 @@ class _Run:
         self,
         config: RunConfig,
         program: Program,
-        loader: Loader,
+        loaders: Sequence[Loader],
         checkpoints: Checkpoints,
         tracker: Tracker | None,
         signals: _StopSignals,
@@ -184,16 +178,17 @@ class _Run:
     ):
         self.config = config
         self.program = program
-        self.loader = loader
+        self.loader, *valid = loaders
+        self.valid = valid[0] if valid else None
         self.checkpoints = checkpoints
         self.tracker = tracker
         self.signals = signals
         self.start = start
-        self.meter = _Meter(config.audio.sample_rate)
+        self.meter = Meter(config.audio.sample_rate)
         self.last: dict[str, float] = dict(tracker.last) if tracker else {}
         self._began = time.monotonic() - (tracker.seconds if tracker else 0.0)
         self._saved_at = time.monotonic()
-        self._valid: tuple[Loader, dict[str, Any]] | None = None
+        self._valid_start = self.valid.get_state() if self.valid else {}
 
     def train(self, state: Tree) -> Tree:
         config, due = self.config, self._due
@@ -208,17 +203,15 @@ class _Run:
             dynamic_ncols=True,
         ) as bar:
             for step in range(self.start + 1, config.steps + 1):
-                asked = time.monotonic()
-                batch = next(self.loader)
-                waited = time.monotonic() - asked
+                batch = self.meter.next(self.loader)
                 late = time.monotonic() - self._saved_at > 60 * config.checkpoint_minutes
                 state, metrics, report = self.program.step(
                     state, self.program.put(batch), (self.signals.stop, late)
                 )
                 stop, late = self._settle(pending, bar)
-                pending = _Pending(step, metrics, report, _samples(batch), waited)
+                pending = _Pending(step, metrics, report, samples_of(batch))
                 last = step == config.steps
-                evaluate = config.valid is not None and (last or due(step, config.eval_every))
+                evaluate = self.valid and (last or due(step, config.eval_every))
                 save = last or stop or late or due(step, config.checkpoint_every)
                 if evaluate or save:
                     self._settle(pending, bar)
@@ -226,7 +219,7 @@ class _Run:
                 # What is written of a step is written before its checkpoint: the run that
                 # continues from there does not go through the step again.
                 if evaluate:
-                    self._evaluate(step, state)
+                    self._evaluate(step, state, self.valid)
                 if save:
                     self.checkpoints.save(step, state, self.loader.get_state(), config)
                     self._saved_at = time.monotonic()
@@ -236,6 +229,7 @@ class _Run:
                         f"stopped by a signal after step {step} and saved; the same command "
                         "continues"
                     )
+            self.checkpoints.wait()
         return state
 
     def summary(self) -> dict[str, Any]:
@@ -275,7 +269,7 @@ class _Run:
         if pending.step == self.start + 1:
             self.meter.reset()  # compiling is not training
         else:
-            self.meter.add(pending.samples, pending.waited)
+            self.meter.samples += pending.samples
         bar.update()
         if self._due(pending.step, self.config.log_every) or pending.step == self.config.steps:
             values = {name: float(pending.metrics[name]) for name in names}
@@ -288,10 +282,11 @@ class _Run:
             bar.set_postfix_str(", ".join(shown))
         return bool(stop), bool(late)
 
-    def _evaluate(self, step: int, state: Tree) -> None:
+    def _evaluate(self, step: int, state: Tree, loader: Loader) -> None:
         """Means over the same batches each time, and what the task shows of the first of them."""
         with self.meter.paused():
-            batches = itertools.islice(self._valid_batches(), self.config.eval_batches)
+            loader.set_state(self._valid_start)
+            batches = itertools.islice(loader, self.config.eval_batches)
             first = self.program.put(next(batches))
             rest = map(self.program.put, batches)
             evaluate = self.program.evaluate
@@ -311,15 +306,6 @@ class _Run:
             if self.tracker and media:
                 self.tracker.media(step, media)
 
-    def _valid_batches(self) -> Loader:
-        if self._valid is None:
-            config = self.config
-            loader = make_loader(config.valid, config.audio, config.seed, shuffle=False)
-            self._valid = loader, loader.get_state()
-        loader, beginning = self._valid
-        loader.set_state(beginning)
-        return loader
-
     def _track(self, step: int, values: dict[str, float]) -> None:
         self.last |= values
         if self.tracker:
@@ -328,47 +314,6 @@ class _Run:
     def _fail(self, step: int, name: str, value: float) -> None:
         self.checkpoints.wait()
         raise RunError(f"step {step}: {name} is {value}; {self.checkpoints.last()}")
-
-
-class _Meter:
-    """How much audio is trained on, and how much of the time goes by waiting for it."""
-
-    def __init__(self, sample_rate: int):
-        self._rate = sample_rate
-        self.reset()
-
-    def reset(self) -> None:
-        self._since, self._waited, self._samples = time.monotonic(), 0.0, 0
-
-    def add(self, samples: int, waited: float) -> None:
-        """A step that is done: the samples in this process's part of it, the seconds waited."""
-        self._samples += samples
-        self._waited += waited
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """What is done within it does not count."""
-        before = time.monotonic()
-        yield
-        self._since += time.monotonic() - before
-
-    def read(self) -> dict[str, float]:
-        """The rates since the last reading; the other processes are taken to do as much."""
-        if not self._samples:
-            return {}
-        elapsed = time.monotonic() - self._since
-        seconds = self._samples / self._rate * jax.process_count()
-        rates = {
-            "audio_seconds_per_second": round(seconds / elapsed, 3),
-            "data_wait_fraction": round(self._waited / elapsed, 4),
-        }
-        self.reset()
-        return rates
-
-
-def _samples(batch: Batch | Episode) -> int:
-    parts = (batch,) if isinstance(batch, Batch) else (batch.support, batch.query)
-    return sum(int(np.sum(part.length)) for part in parts)
 
 
 class _StopSignals:

@@ -102,11 +102,14 @@ class Tracker:
             shown["sounds"] = wandb.Table(columns=["step", *sounds], data=[[step, *row]])
         self._wandb.log({"step": step, **shown})
 
-    def close(self, failed: bool = False) -> None:
-        """Ends the files; `failed` is how Weights & Biases marks the run."""
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Ends the files; Weights & Biases marks a run that an exception ended as failed."""
         self._file.close()
         if self._wandb:
-            self._wandb.finish(exit_code=int(failed))
+            self._wandb.finish(exit_code=int(kind is not None))
 
     def _unwritten(self, error: Exception) -> RunError:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]

@@ -1,0 +1,96 @@
+"""Runs a command as several processes of one training run, on this machine.
+
+    python launch/local.py --processes 2 --devices 2 -- jaxclone train CONFIG
+
+Each process gets the variables that `jaxclone.sharding.mesh.initialise_distributed` reads. With
+`--devices`, each has that many CPU devices; without, it has the devices that JAX finds, so divide
+them by `CUDA_VISIBLE_DEVICES` or the like. SIGTERM and SIGINT are passed on. The first process
+that fails ends the others, and its exit code is this command's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+# Seconds that the other processes get to end by themselves once one has failed.
+PATIENCE = 10.0
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def start(
+    command: list[str], processes: int, devices: int | None, port: int
+) -> list[subprocess.Popen]:
+    """Starts all processes of a run."""
+    started = []
+    for index in range(processes):
+        variables = {
+            "JAXCLONE_COORDINATOR": f"localhost:{port}",
+            "JAXCLONE_PROCESSES": str(processes),
+            "JAXCLONE_PROCESS_ID": str(index),
+        }
+        if devices is not None:
+            variables |= {"JAXCLONE_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+        started.append(subprocess.Popen(command, env=os.environ | variables))
+    return started
+
+
+def wait(running: list[subprocess.Popen]) -> int:
+    """Waits until all are done, or one has failed and the others were ended; the exit code."""
+    while True:
+        codes = [process.poll() for process in running]
+        failed = [(index, code) for index, code in enumerate(codes) if code]
+        if failed:
+            break
+        if all(code == 0 for code in codes):
+            return 0
+        time.sleep(0.1)
+    index, code = failed[0]
+    deadline = time.monotonic() + PATIENCE
+    for process in running:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    sys.stderr.write(f"process {index} of {len(running)} ended with {code}\n")
+    return code if code > 0 else 128 - code
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--processes", type=int, default=2, help="how many (default 2)")
+    parser.add_argument("--devices", type=int, help="CPU devices of each process")
+    parser.add_argument("--port", type=int, help="of the first process (default: any free one)")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and what to run")
+    options = parser.parse_args()
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not command or options.processes < 1:
+        parser.error("give at least one process and, after --, the command to run")
+    running = start(command, options.processes, options.devices, options.port or free_port())
+
+    def pass_on(number: int, _: object) -> None:
+        for process in running:
+            process.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, pass_on)
+    return wait(running)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
