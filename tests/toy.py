@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from data_pipelines.build import build
 from data_pipelines.loader import CropConfig
@@ -129,16 +130,19 @@ def task(run: RunConfig, *, width: int = 16, bad_step: int = -1, bad_parameters:
     )
 
 
-def build_corpus(folder: Path, speakers: dict[str, list[np.ndarray]]) -> Path:
+@pytest.fixture(scope="session")
+def toy_corpus(
+    tmp_path_factory: pytest.TempPathFactory, speakers: dict[str, list[np.ndarray]]
+) -> Path:
     """A corpus of the recordings in `speakers`."""
+    folder = tmp_path_factory.mktemp("toy")
     for name, takes in speakers.items():
         (folder / "recordings" / name).mkdir(parents=True)
         for take, waveform in enumerate(takes):
             io.write(folder / "recordings" / name / f"{take}.wav", waveform, 16_000)
-    corpus = folder / "corpus"
     rows = find_recordings(folder / "recordings")
-    build(rows, corpus, RunConfig().audio, shards=1, f0=False, workers=1)
-    return corpus
+    build(rows, folder / "corpus", RunConfig().audio, shards=1, f0=False, workers=1)
+    return folder / "corpus"
 
 
 def parameters(state) -> dict[str, np.ndarray]:
@@ -155,10 +159,10 @@ def main() -> int:
         if jax.process_index() == 0:
             np.savez(Path(run.out) / "params.npz", **found)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")
         return 1
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        sys.stderr.write(f"{stop}\n")
         return stop.exit_code
     return 0
 

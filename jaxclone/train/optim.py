@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float
 
+from jaxclone.sharding.rules import unbox
 from jaxclone.train.state import ModelState
 from jaxclone.tree import first_match
 from jaxclone.types import Array, Metrics, Tree
@@ -106,7 +107,7 @@ def make_optimizer(
     if config.kind == "adamw" and config.weight_decay:
         parts.append(
             optax.add_decayed_weights(
-                config.weight_decay, mask=lambda params: first_match(params, config.decay)
+                config.weight_decay, mask=lambda params: first_match(unbox(params), config.decay)
             )
         )
     parts.append(optax.scale_by_learning_rate(schedule))

@@ -1,0 +1,5 @@
+"""What the tests of training share."""
+
+from __future__ import annotations
+
+from toy import toy_corpus as toy_corpus
