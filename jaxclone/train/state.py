@@ -9,10 +9,17 @@ from jaxclone.types import Tree
 
 @struct.dataclass
 class ModelState:
-    """One set of parameters and its optimiser."""
+    """One set of parameters and its optimiser.
+
+    Attributes:
+        params: what is optimised.
+        opt_state: of the optimiser.
+        variables: other collections of the model, which a step advances without a gradient.
+    """
 
     params: Tree
     opt_state: Tree
+    variables: Tree = struct.field(default_factory=dict)
 
 
 @struct.dataclass

@@ -1,0 +1,61 @@
+"""Losses between a generator and its discriminators.
+
+All are means over the examples, whose number they report as `weight`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from jaxclone.types import Array, Metrics
+
+
+def discriminator_loss(
+    real: Sequence[Array], fake: Sequence[Array]
+) -> tuple[Float[Array, ""], Metrics]:
+    """Least-squares GAN loss of the discriminators (Mao et al. 2017; HiFi-GAN eq. 1).
+
+    Args:
+        real: logits [b, ...] of each discriminator on recordings.
+        fake: logits on generated waveforms.
+
+    Returns:
+        the sum over discriminators of mean((real - 1)^2) + mean(fake^2), and metrics: the mean
+        logits of both, which meet at 1/2 when they cannot be told apart.
+
+    >>> float(discriminator_loss([jnp.ones((1, 4))], [jnp.zeros((1, 4))])[0])
+    0.0
+    """
+    loss = sum(jnp.mean((r - 1) ** 2) + jnp.mean(f**2) for r, f in zip(real, fake))
+    return loss, {
+        "discriminator_loss": loss,
+        "logit_real": sum(jnp.mean(r) for r in real) / len(real),
+        "logit_fake": sum(jnp.mean(f) for f in fake) / len(fake),
+        "weight": _examples(real[0]),
+    }
+
+
+def generator_loss(fake: Sequence[Array]) -> tuple[Float[Array, ""], Metrics]:
+    """Least-squares GAN loss of the generator: the sum of mean((fake - 1)^2) (HiFi-GAN eq. 2)."""
+    loss = sum(jnp.mean((f - 1) ** 2) for f in fake)
+    return loss, {"adversarial_loss": loss, "weight": _examples(fake[0])}
+
+
+def feature_matching_loss(
+    real: Sequence[Sequence[Array]], fake: Sequence[Sequence[Array]]
+) -> tuple[Float[Array, ""], Metrics]:
+    """L1 distance of feature maps: sum over discriminators and layers of means (HiFi-GAN eq. 4).
+
+    Args:
+        real: feature maps [b, ...] of each layer of each discriminator on recordings.
+        fake: on generated waveforms.
+    """
+    loss = sum(jnp.mean(jnp.abs(r - f)) for rs, fs in zip(real, fake) for r, f in zip(rs, fs))
+    return loss, {"feature_matching_loss": loss, "weight": _examples(real[0][0])}
+
+
+def _examples(x: Array) -> Float[Array, ""]:
+    return jnp.float32(x.shape[0])
