@@ -7,11 +7,11 @@ parsed by the type of their field, and the JSON of a run or a bundle names our o
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import difflib
 import importlib
-import importlib.util
 import inspect
 import io
 import json
@@ -19,6 +19,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,11 +64,10 @@ def load(name: str) -> Any:
             dataclass.
     """
     path, variant = _find(name)
-    spec = importlib.util.spec_from_file_location(f"jaxclone_config_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # a dataclass of the file looks up its module here
+    module = types.ModuleType(f"jaxclone_config_{path.stem}")
+    sys.modules[module.__name__] = module  # a dataclass of the file looks up its module here
     try:
-        spec.loader.exec_module(module)
+        SourceFileLoader(module.__name__, str(path)).exec_module(module)
     except SyntaxError as error:
         raise UserError(f"config {path}, line {error.lineno}: {error.msg}") from error
     get_config = getattr(module, "get_config", None)
@@ -85,6 +85,16 @@ def load(name: str) -> Any:
     if not _is_config(config):
         raise UserError(f"get_config() of {path} returned {type(config).__name__}, not a dataclass")
     return config
+
+
+def describe(name: str) -> str:
+    """What the docstring of a config file says: command, hardware, time, score.
+
+    Raises:
+        UserError: no such file or name.
+    """
+    path, _ = _find(name)
+    return ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
 
 
 def names() -> list[str]:
@@ -120,7 +130,9 @@ def _find(name: str) -> tuple[Path, str]:
 # The command line.
 
 
-def override(config: T, args: Sequence[str], prog: str = "config") -> T:
+def override(
+    config: T, args: Sequence[str], prog: str = "config", description: str | None = None
+) -> T:
     """`config` with dotted fields replaced, as in `["--data.batch_size", "8"]`.
 
     Each value is parsed by the type of its field. A field that may hold one of several dataclasses
@@ -130,12 +142,13 @@ def override(config: T, args: Sequence[str], prog: str = "config") -> T:
         config: a frozen dataclass.
         args: what follows the config on the command line.
         prog: how messages and `--help` name the command.
+        description: begins the help instead of the docstring's summary.
 
     Raises:
         UsageError: an unknown field or a value of the wrong type.
         SystemExit: `--help` was asked for and printed.
     """
-    return parse(type(config), args, prog=prog, default=config)
+    return parse(type(config), args, prog=prog, default=config, description=description)
 
 
 def parse(
@@ -162,8 +175,8 @@ def parse(
     import tyro
 
     complaint = io.StringIO()
-    flags = tyro.conf.FlagCreatePairsOff
-    start = {}
+    flags: Any = tyro.conf.FlagCreatePairsOff
+    start: dict[str, Any] = {}
     if default is not None:  # a config: every field is spelled as it is named and takes a value
         flags = tyro.conf.FlagConversionOff
         start = {"default": default, "use_underscores": True}

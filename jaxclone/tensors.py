@@ -36,7 +36,7 @@ def save_tensors(path: str | Path, tree: Tree, metadata: Mapping[str, str] | Non
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
-            file.write(save(arrays, dict(metadata or {})))
+            file.write(save(arrays, dict(metadata) if metadata else None))
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

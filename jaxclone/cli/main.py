@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -35,25 +36,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = {option for option in COMMON_OPTIONS if option in args}
     args = [arg for arg in args if arg not in wanted]
     try:
-        result = _run(args, verbose="--verbose" in wanted)
+        _show(_run(args, verbose="--verbose" in wanted), as_json="--json" in wanted)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # as in `jaxclone ... | head`; what is left has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except Exception as error:
         if "--verbose" in wanted or (failure := _explain(error)) is None:
             raise
         return _fail(*failure)
-    if "--json" in wanted:
-        print(json.dumps(_plain(result), allow_nan=False), flush=True)
-    else:
-        for line in _lines(_plain(result)):
-            print(line)
     return DONE
 
 
-def _run(args: list[str], verbose: bool) -> dict[str, Any]:
-    verb, rest = choose(args, "jaxclone", VERBS)
-    _set_logging(verbose)
-    return importlib.import_module(f"jaxclone.cli.{verb}").main(rest)
+def _run(args: list[str], verbose: bool) -> dict[str, Any] | None:
+    """What the verb returns; None when it only printed its help, or another process has it."""
+    try:
+        verb, rest = choose(args, "jaxclone", VERBS)
+        _set_logging(verbose)
+        return importlib.import_module(f"jaxclone.cli.{verb}").main(rest)
+    except SystemExit as stop:
+        if stop.code:
+            raise
+        return None
+
+
+def _show(result: dict[str, Any] | None, as_json: bool) -> None:
+    if result is None:
+        return
+    if as_json:
+        print(json.dumps(_plain(result), allow_nan=False))
+    else:
+        print("\n".join(_lines(_plain(result))))
 
 
 def _set_logging(verbose: bool) -> None:
@@ -75,8 +90,11 @@ def _fail(reason: str, code: int) -> int:
 def _explain(error: Exception) -> tuple[str, int] | None:
     """One line and an exit code for an error that is not ours; None keeps the traceback."""
     from jaxclone.config import UsageError
+    from jaxclone.train.errors import Interrupted
     from jaxclone.types import UserError
 
+    if isinstance(error, Interrupted):
+        return str(error), error.exit_code
     if isinstance(error, UsageError):
         return str(error), BAD_USAGE
     if isinstance(error, UserError):

@@ -54,8 +54,8 @@ def parse(kind: Callable[..., T], args: Sequence[str], prog: str) -> T:
     from jaxclone import config
 
     about = re.split(r"\n *(?:Args|Attributes):", inspect.getdoc(kind) or "")[0].strip()
-    common = "\n".join(f"{name}: {line}." for name, line in COMMON_OPTIONS.items())
-    return config.parse(kind, args, prog=prog, description=f"{about}\n\n{common}")
+    common = "; ".join(f"{name} to {line}" for name, line in COMMON_OPTIONS.items())
+    return config.parse(kind, args, prog=prog, description=f"{about}\n\nAdd {common}.")
 
 
 def overview(prog: str, verbs: Mapping[str, str]) -> str:

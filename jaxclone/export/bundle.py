@@ -56,6 +56,7 @@ class ModelCard:
     Attributes:
         title: names it.
         command: what made it.
+        seed: of everything random in that.
         data: one line a corpus: what it is and how much of it was used.
         licences: one line a licence or an attribution that the data asks for.
         scores: measured on data outside training.
@@ -63,6 +64,7 @@ class ModelCard:
 
     title: str
     command: str = ""
+    seed: int = 0
     data: tuple[str, ...] = ()
     licences: tuple[str, ...] = ()
     scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -78,20 +80,19 @@ class ModelCard:
         def items(lines: Any) -> str:
             return "\n".join(f"- {line}" for line in lines) or "- not recorded"
 
-        made = f"\nMade by `{self.command}`.\n" if self.command else ""
+        made = f"\nMade by `{self.command}`, seed {self.seed}.\n" if self.command else ""
         return f"""# {self.title}
 {made}
-Models for voice cloning with [jaxclone](https://pypi.org/project/jaxclone) {__version__}, \
-{audio.sample_rate} Hz, {audio.n_mels} mel bands:
+Models for voice cloning with jaxclone {__version__}, {audio.sample_rate} Hz, {audio.n_mels} mels:
 
 {items(f"`{name}`: {type(config).__name__}" for name, config in models.items())}
 
 ## Use
 
-    jaxclone convert SOURCE.wav --reference TARGET.wav --out OUT.wav --model THIS_FOLDER
+    jaxclone convert SOURCE.wav --reference TARGET.wav --out OUT.wav --model THIS_FOLDER [MORE ...]
 
-Add `--model` once for all folders when encoder, speaker encoder, converter and vocoder lie in
-several of them.
+Cloning needs an encoder, a speaker encoder, a converter and a vocoder; they may lie in several
+bundles.
 
 ## Data
 
@@ -136,7 +137,8 @@ def save_bundle(
     if models.keys() != configs.keys():
         raise ValueError(f"models {sorted(models)} but configurations of {sorted(configs)}")
     folder = Path(folder)
-    if folder.exists() and not (folder / _CONFIG).is_file() and any(folder.iterdir()):
+    ours = (folder / _CONFIG).is_file() or (folder.is_dir() and not any(folder.iterdir()))
+    if folder.exists() and not ours:
         raise UserError(f"{folder} exists and is not a bundle: choose another folder")
     description = {
         "format": _FORMAT,

@@ -1,0 +1,113 @@
+"""`jaxclone train`: runs a config, or continues its run."""
+
+from __future__ import annotations
+
+import collections
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from data_pipelines.corpus import Corpus
+from jaxclone import config as configs
+from jaxclone.config import UsageError
+from jaxclone.export.bundle import ModelCard, load_bundle, save_bundle
+from jaxclone.sharding.mesh import initialise_distributed, to_host
+from jaxclone.train.loop import fit, run_folder
+from jaxclone.train.task import RunConfig, Task
+from jaxclone.types import Tree, UserError
+
+_HELP = """usage: jaxclone train CONFIG [--a.b VALUE ...]
+
+Runs a config: a Python file with a get_config(), or the name of one that comes with jaxclone.
+Fields of the config are overridden by their dotted names; jaxclone train CONFIG --help lists them.
+
+The run folder (--out, or runs/NAME) gets config.json, checkpoints/, metrics.jsonl and, at the end,
+bundle/ with the trained models. The same command again continues a run that was interrupted.
+"""
+
+
+def main(args: Sequence[str]) -> dict[str, Any] | None:
+    """Runs `jaxclone train`; returns nothing on other processes of a run than its first."""
+    if not args:
+        raise UsageError("jaxclone train needs a config; see jaxclone train --help")
+    if args[0] in ("-h", "--help"):
+        print(_HELP)
+        print("Configs that come with jaxclone:\n")
+        print("\n".join(f"  {name}" for name in configs.names()))
+        raise SystemExit(0)
+    initialise_distributed()
+    name, *overrides = args
+    config = configs.load(name)
+    if not isinstance(config, RunConfig):
+        raise UserError(f"config {name} is a {type(config).__name__}, which is no run to train")
+    # tyro keeps a line break before an indented line only.
+    about = re.sub(r"(?<!\n)\n(?!\n)", "\n  ", configs.describe(name))
+    config = configs.override(config, overrides, f"jaxclone train {name}", about or None)
+    task = config.task()
+    folder = run_folder(config)
+    run = fit(config, task, pretrained=pretrained_models(config, task), run_dir=folder)
+    models = task.models(run.state)
+    models = to_host({name: models[name] for name in task.model_configs})
+    if jax.process_index() != 0:
+        return None
+    command = f"jaxclone train {shlex.join(args)}"
+    card = model_card(config, command, run.summary["metrics"])
+    save_bundle(folder / "bundle", models, task.model_configs, config.audio, card=card)
+    return {"run": folder, "bundle": folder / "bundle", **run.summary}
+
+
+def pretrained_models(config: RunConfig, task: Task) -> dict[str, Tree]:
+    """The models of `config.init_from` that the task has too.
+
+    Raises:
+        UserError: a bundle cannot be read, it is of another AudioSpec, one of its models is
+            configured otherwise, or it has none that the task could use.
+    """
+    if not config.init_from:
+        return {}
+    bundle = load_bundle(*config.init_from)
+    where = " + ".join(config.init_from)
+    config.audio.require(bundle.audio, f"init_from {where}")
+    shared = [name for name in task.model_configs if name in bundle.models]
+    if not shared:
+        raise UserError(
+            f"init_from {where} holds {', '.join(bundle.models)}, and none of the models of this "
+            f"run: {', '.join(task.model_configs)}"
+        )
+    for name in shared:
+        fields = configs.difference(task.model_configs[name], bundle.configs[name])
+        if fields:
+            raise UserError(
+                f"init_from {where}: its {name} is another model than this config's: "
+                f"{', '.join(fields)} differ"
+            )
+    return {name: bundle.models[name] for name in shared}
+
+
+def model_card(config: RunConfig, command: str, metrics: dict[str, float]) -> ModelCard:
+    """What is known of a run when it has ended."""
+    corpus = Corpus.open(config.data.corpus)
+    parts: dict[tuple[str, str], list[Any]] = collections.defaultdict(list)
+    for row in corpus.rows(config.data.split):
+        parts[row.extra.get("corpus", ""), row.extra.get("licence", "")].append(row)
+    data, licences = [], []
+    for (name, licence), rows in sorted(parts.items()):
+        name = name or corpus.folder.name
+        hours = sum(row.seconds for row in rows) / 3600
+        speakers = len({row.speaker for row in rows} - {""})
+        data.append(f"{name}: {len(rows)} recordings, {hours:.2f} h, {speakers} known speakers")
+        if licence:
+            licences.append(f"{name}: {licence}")
+    if config.init_from:
+        data.append(f"and what its start was trained on: {', '.join(config.init_from)}")
+    return ModelCard(
+        title=config.name,
+        command=command,
+        seed=config.seed,
+        data=tuple(data),
+        licences=tuple(licences),
+        scores={name: value for name, value in metrics.items() if name.startswith("valid/")},
+    )
