@@ -92,8 +92,8 @@ def build_corpus(options: BuildOptions) -> dict[str, Any]:
             workers=options.workers,
             on_progress=show,
         )
-    for path, reason in report.skipped[:_PRINTED]:
-        say(f"left out: {path}: {reason}")
+    for _, reason in report.skipped[:_PRINTED]:  # the reason names the recording
+        say(f"left out: {reason}")
     if len(report.skipped) > _PRINTED:
         say(f"left out: {len(report.skipped) - _PRINTED} more, see {options.out}/corpus.json")
     return {

@@ -134,7 +134,7 @@ PLAIN = {
 def test_json_is_one_object_on_the_last_line(verb, capsys, args):
     def chatty(args):
         assert args == []
-        print("a library says hello")
+        sys.stdout.write("a library says hello\n")
         return RESULT
 
     verb(chatty)
