@@ -96,7 +96,7 @@ class VoiceConversion:
     ) -> tuple[Float[Array, "b f m"], Int[Array, " b"]]:
         """Log-mel spectrogram and true frames, zero after them."""
         frames = jnp.asarray(length) // self.audio.hop_length
-        mel = log_mel(waveform, self.audio)
+        mel = log_mel(waveform, self.audio, length)
         return mel * length_mask(frames, mel.shape[1])[..., None], frames
 
     def embed(
