@@ -348,7 +348,12 @@ def _decode_dataclass(data: dict[str, Any], where: str, packages: tuple[str, ...
         required = field.default is field.default_factory is dataclasses.MISSING
         if required and name not in values:
             raise UserError(f"{where}: field {name!r} is missing")
-    return kind(**values)
+    try:
+        return kind(**values)
+    except UserError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: its values fit no {kind.__name__} ({error})") from error
 
 
 def _dataclass_named(tag: Any, where: str, packages: tuple[str, ...]) -> type:

@@ -19,18 +19,35 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.core import meta
+from flax.errors import FlaxError
 
-from jaxclone import __version__
+from jaxclone import __version__, rng
+from jaxclone.adapt.enroll import AdaptConfig
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.config import from_data, to_data
+from jaxclone.models.converter import ConverterConfig
+from jaxclone.models.hifigan import Generator, HiFiGANConfig
+from jaxclone.models.speaker import SpeakerEncoderConfig
+from jaxclone.models.voice_conversion import VoiceConversion
+from jaxclone.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2Encoder
 from jaxclone.tensors import load_tensors, save_tensors
 from jaxclone.tree import flatten
 from jaxclone.types import Tree, UserError
 
 # The version of the format; a reader refuses a newer one.
 _FORMAT = 1
+# What the configuration of each model that jaxclone knows by name is.
+_KINDS = {
+    "encoder": Wav2Vec2Config,
+    "speaker": SpeakerEncoderConfig,
+    "converter": ConverterConfig,
+    "adapter": AdaptConfig,
+    "vocoder": HiFiGANConfig,
+}
+_CONVERSION = ("encoder", "speaker", "converter")
 _WEIGHTS, _CONFIG, _CARD = "model.safetensors", "config.json", "README.md"
 
 
@@ -177,7 +194,8 @@ def load_bundle(*folders: str | Path) -> Bundle:
         *folders: bundles; where two hold a model of the same name, the later one's is taken.
 
     Raises:
-        UserError: a folder is no whole bundle, or the bundles differ in their AudioSpec.
+        UserError: a folder is no whole bundle, the bundles differ in their AudioSpec, or a model
+            is not what its configuration says.
     """
     if not folders:
         raise UserError("no bundle given")
@@ -189,7 +207,45 @@ def load_bundle(*folders: str | Path) -> Bundle:
         audio.require(bundle.audio, f"bundle {folder}")
         models |= bundle.models
         configs |= bundle.configs
+    for name, shapes in _expected(configs, audio).items():
+        # A converter is whole without adapters.
+        if name in models and (models[name] or name != "adapter"):
+            require_shapes(models[name], shapes, f"model {name}")
     return Bundle(models, configs, audio)
+
+
+def _expected(configs: Mapping[str, Any], audio: AudioSpec) -> dict[str, Tree]:
+    """The parameters, as shapes, of those models that jaxclone knows by name.
+
+    Raises:
+        UserError: their configurations fit no such models.
+    """
+    for name, config in configs.items():
+        kind = _KINDS.get(name)
+        if kind and not isinstance(config, kind):
+            raise UserError(f"model {name} is a {type(config).__name__}, not a {kind.__name__}")
+    key = rng.root(0)
+    shapes: dict[str, Tree] = {}
+    try:
+        if all(name in configs for name in _CONVERSION):
+            networks = VoiceConversion(audio, *(configs[name] for name in _CONVERSION))
+            shapes |= jax.eval_shape(networks.init, key)
+        elif "encoder" in configs:
+            waveform, length = jnp.zeros((1, audio.sample_rate)), jnp.array([audio.sample_rate])
+            encoder = Wav2Vec2Encoder(configs["encoder"])
+            shapes["encoder"] = jax.eval_shape(encoder.init, key, waveform, length)["params"]
+        if "vocoder" in configs:
+            configs["vocoder"].require(audio)
+            generator, mel = Generator(configs["vocoder"]), jnp.zeros((1, 1, audio.n_mels))
+            shapes["vocoder"] = jax.eval_shape(generator.init, key, mel)["params"]
+    except UserError:
+        raise
+    except (ArithmeticError, FlaxError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"the configurations of {', '.join(configs)} fit no model: {reason}"
+        ) from error
+    return shapes
 
 
 def _read(folder: Path) -> Bundle:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -10,27 +11,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import meta
 
 from data_pipelines.loader import CropConfig
+from jaxclone import rng
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.export import bundle as bundles
 from jaxclone.export.bundle import ModelCard, fingerprint, load_bundle, require_shapes, save_bundle
+from jaxclone.models.converter import ConverterConfig
+from jaxclone.models.hifigan import Generator, HiFiGANConfig
+from jaxclone.models.speaker import SpeakerEncoderConfig
+from jaxclone.models.voice_conversion import VoiceConversion
+from jaxclone.models.wav2vec2 import Wav2Vec2Config
 from jaxclone.sharding.mesh import MeshConfig
 from jaxclone.types import UserError
 
 AUDIO = AudioSpec(n_mels=20)
 # Any dataclass of ours can be a model's configuration.
-CONFIGS = {"encoder": MeshConfig(data=3), "vocoder": CropConfig(buckets=(1.0,))}
+CONFIGS = {"first": MeshConfig(data=3), "second": CropConfig(buckets=(1.0,))}
 
 
 def make_models(seed=0):
     rng = np.random.default_rng(seed)
     return {
-        "encoder": {
+        "first": {
             "layer_0": {"kernel": rng.standard_normal((3, 4)).astype(np.float32).T},
             "scale": np.float32(seed),
         },
-        "vocoder": {"bias": np.arange(3, dtype=np.int32)},
+        "second": {"bias": np.arange(3, dtype=np.int32)},
     }
 
 
@@ -72,11 +80,11 @@ def test_a_model_without_parameters_is_kept(tmp_path):
 
 
 def test_several_bundles_are_one_and_the_later_wins(folder, tmp_path):
-    newer = {"vocoder": {"bias": np.zeros(1, np.float32)}}
-    save_bundle(tmp_path / "v", newer, {"vocoder": MeshConfig()}, AUDIO, card="")
+    newer = {"second": {"bias": np.zeros(1, np.float32)}}
+    save_bundle(tmp_path / "v", newer, {"second": MeshConfig()}, AUDIO, card="")
     bundle = load_bundle(folder, tmp_path / "v")
-    assert same(bundle.models, {"encoder": make_models()["encoder"], **newer})
-    assert bundle.configs == {"encoder": CONFIGS["encoder"], "vocoder": MeshConfig()}
+    assert same(bundle.models, {"first": make_models()["first"], **newer})
+    assert bundle.configs == {"first": CONFIGS["first"], "second": MeshConfig()}
 
 
 def test_bundles_of_different_audio_do_not_mix(folder, tmp_path):
@@ -181,7 +189,7 @@ def test_the_card_says_what_was_used(tmp_path):
     for part in (
         "# Tiny\n",
         "Made by `jaxclone train tiny`, seed 3.",
-        "- `encoder`: MeshConfig",
+        "- `first`: MeshConfig",
         "- corpus: 3 recordings",
         "- corpus: CC BY 4.0",
         "- mcd: 5.25",
@@ -208,28 +216,28 @@ def tensor(shape, size, dtype="F32", start=0):
         (b"", "not a whole safetensors file"),
         (b"\x80\x04K\x01.", "not a whole safetensors file"),
         (struct.pack("<Q", 2**62) + b"{}", "not a whole safetensors file"),
-        (header({"encoder/a": tensor([2**40], 2**42)}), "not a whole safetensors file"),
-        (header({"encoder/a": tensor([2**40, 2**40], 4)}, b"1234"), "not a whole safetensors file"),
-        (header({"encoder/a": tensor([4], 4)}, b"1234"), "not a whole safetensors file"),
-        (header({"encoder/a": tensor([-1], 4)}, b"1234"), "not a whole safetensors file"),
-        (header({"encoder/a": tensor([1], 4, "X9")}, b"1234"), "not a whole safetensors file"),
-        (header({"encoder/a": tensor([4], 4, "F8_E4M3")}, b"1234"), "not a whole safetensors file"),
-        (header({"encoder/a": tensor([1], 4)}, b"12345678"), "not a whole safetensors file"),
+        (header({"first/a": tensor([2**40], 2**42)}), "not a whole safetensors file"),
+        (header({"first/a": tensor([2**40, 2**40], 4)}, b"1234"), "not a whole safetensors file"),
+        (header({"first/a": tensor([4], 4)}, b"1234"), "not a whole safetensors file"),
+        (header({"first/a": tensor([-1], 4)}, b"1234"), "not a whole safetensors file"),
+        (header({"first/a": tensor([1], 4, "X9")}, b"1234"), "not a whole safetensors file"),
+        (header({"first/a": tensor([4], 4, "F8_E4M3")}, b"1234"), "not a whole safetensors file"),
+        (header({"first/a": tensor([1], 4)}, b"12345678"), "not a whole safetensors file"),
         (header({"../a": tensor([1], 4)}, b"1234"), "'../a' is not the name of a parameter"),
         (header({"/etc/a": tensor([1], 4)}, b"1234"), "'/etc/a' is not the name of a parameter"),
-        (header({"encoder//a": tensor([1], 4)}, b"1234"), "is not the name of a parameter"),
+        (header({"first//a": tensor([1], 4)}, b"1234"), "is not the name of a parameter"),
         (
-            header({"encoder": tensor([1], 4), "encoder/a": tensor([1], 4, start=4)}, b"12341234"),
-            "encoder is an array and also holds encoder/a",
+            header({"first": tensor([1], 4), "first/a": tensor([1], 4, start=4)}, b"12341234"),
+            "first is an array and also holds first/a",
         ),
         (header({"spy/a": tensor([1], 4)}, b"1234"), "does not describe the model 'spy'"),
         (
-            header({"encoder/a": tensor([1], 4)}, struct.pack("<f", float("nan"))),
-            "encoder/a holds values that are not finite",
+            header({"first/a": tensor([1], 4)}, struct.pack("<f", float("nan"))),
+            "first/a holds values that are not finite",
         ),
         (
-            header({"encoder/a": tensor([1], 2, "BF16")}, b"\x80\x7f"),
-            "encoder/a holds values that are not finite",
+            header({"first/a": tensor([1], 2, "BF16")}, b"\x80\x7f"),
+            "first/a holds values that are not finite",
         ),
     ],
 )
@@ -268,9 +276,9 @@ def edit(**changes):
     ("change", "message"),
     [
         (edit(format=99), "has bundle format 99, this jaxclone reads 1"),
-        (edit(models=["encoder"]), "does not describe a bundle"),
-        (edit(models={"encoder": {"_type": "os.system"}}), "'os.system' is not the type"),
-        (edit(models={"encoder": 3}), "must be a JSON object"),
+        (edit(models=["first"]), "does not describe a bundle"),
+        (edit(models={"first": {"_type": "os.system"}}), "'os.system' is not the type"),
+        (edit(models={"first": 3}), "must be a JSON object"),
         (edit(audio={"_type": "jaxclone.sharding.mesh.MeshConfig"}), "'audio' is not an AudioSpec"),
         (edit(audio=None), "must be a JSON object"),
         (lambda d: {k: v for k, v in d.items() if k != "audio"}, "does not describe a bundle"),
@@ -290,6 +298,75 @@ def test_a_description_that_is_no_json(folder, text):
     (folder / "config.json").write_bytes(text)
     with pytest.raises(UserError, match="does not describe a bundle"):
         load_bundle(folder)
+
+
+# What is known by name must be what its configuration says.
+
+TINY = AudioSpec(n_mels=8)
+NETWORKS = VoiceConversion(
+    TINY, Wav2Vec2Config.tiny(), SpeakerEncoderConfig.tiny(), ConverterConfig.tiny()
+)
+VOCODER = dataclasses.replace(
+    HiFiGANConfig.mini(), n_mels=8, channels=16, resblock_kernels=(3,), resblock_dilations=((1,),)
+)
+SPEAKING = {
+    "encoder": NETWORKS.encoder,
+    "speaker": NETWORKS.speaker,
+    "converter": NETWORKS.converter,
+    "vocoder": VOCODER,
+}
+
+
+@pytest.fixture(scope="module")
+def speaking():
+    """Parameters of all models that cloning needs; their values do not matter here."""
+    key, mel = rng.root(0), jnp.zeros((1, 1, 8))
+    shapes = jax.eval_shape(NETWORKS.init, key)
+    shapes["vocoder"] = jax.eval_shape(Generator(VOCODER).init, key, mel)["params"]
+    shapes = meta.unbox({name: shapes[name] for name in SPEAKING})
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+
+
+@pytest.mark.parametrize("names", [tuple(SPEAKING), ("encoder",), ("vocoder",)])
+def test_models_known_by_name_are_checked_and_pass(tmp_path, speaking, names):
+    models = {name: speaking[name] for name in names}
+    configs = {name: SPEAKING[name] for name in names}
+    save_bundle(tmp_path / "b", models, configs, TINY, card="")
+    assert same(load_bundle(tmp_path / "b").models, models)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("vocoder", {"channels": 32}, "model vocoder: "),
+        ("vocoder", {"n_mels": 9}, "the vocoder takes n_mels 9, the AudioSpec has 8"),
+        ("vocoder", {"channels": -16}, "fit no model"),
+        ("encoder", {"mlp_width": 64}, "model encoder: "),
+        ("encoder", {"layers": 1}, "model encoder: layers/"),
+        ("speaker", {"channels": 9}, "model speaker: "),
+        ("converter", {"layers": 3}, "model converter lacks the parameter"),
+        ("converter", {"n_mels": 9}, "the converter makes 9 mel bands, AudioSpec has 8"),
+    ],
+)
+def test_another_configuration_than_the_weights(tmp_path, speaking, name, change, message):
+    configs = SPEAKING | {name: dataclasses.replace(SPEAKING[name], **change)}
+    save_bundle(tmp_path / "b", speaking, configs, TINY, card="")
+    with pytest.raises(UserError, match=re.escape(message)) as failure:
+        load_bundle(tmp_path / "b")
+    assert "\n" not in str(failure.value)
+
+
+def test_a_configuration_of_another_kind(tmp_path):
+    save_bundle(tmp_path / "b", {"vocoder": {}}, {"vocoder": MeshConfig()}, AUDIO, card="")
+    with pytest.raises(UserError, match="model vocoder is a MeshConfig, not a HiFiGANConfig"):
+        load_bundle(tmp_path / "b")
+
+
+def test_a_model_without_its_parameters(tmp_path, speaking):
+    configs = {"vocoder": VOCODER}
+    save_bundle(tmp_path / "b", {"vocoder": {}}, configs, TINY, card="")
+    with pytest.raises(UserError, match="model vocoder lacks the parameter"):
+        load_bundle(tmp_path / "b")
 
 
 # Shapes and fingerprints.
