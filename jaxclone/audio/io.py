@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import secrets
@@ -16,6 +17,8 @@ from jaxclone.types import UserError
 
 # Sizes from here on are what programs that write to a pipe put into a header: "not known".
 _UNKNOWN_SIZE = 0x7FFF_0000
+# Byte order, and name of the chunk that holds the samples.
+_CHUNKS = {b"RIFF": ("little", b"data"), b"FORM": ("big", b"SSND")}
 _FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 
 
@@ -36,25 +39,15 @@ def read(path: str | os.PathLike[str], sample_rate: int) -> Float[np.ndarray, " 
             holds samples that are not numbers.
     """
     path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, not a recording")
     try:
-        size = path.stat().st_size
-        if size == 0:
-            raise UserError(f"{path} is an empty file")
-        with soundfile.SoundFile(path) as file:
-            rate, promised = file.samplerate, file.frames
-            samples = file.read(dtype="float32", always_2d=True)
+        data = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder, not a recording") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except soundfile.LibsndfileError as error:
-        if not os.access(path, os.R_OK):
-            raise UserError(f"{path} cannot be read: Permission denied") from None
-        raise UserError(f"{path} cannot be decoded: {error.error_string.rstrip('.')}") from None
-    if len(samples) < promised or _riff_is_cut(path, size):
-        raise UserError(f"{path} is cut off: its header promises more audio than it holds")
+    samples, rate = _decode(data, str(path))
     waveform = samples.mean(axis=1)
     check(waveform, str(path))
     return _to_unit_range(resample(waveform, rate, sample_rate))
@@ -118,12 +111,15 @@ def write(
     data = _encode(waveform, sample_rate, container)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
+        try:
+            partial.write_bytes(data)
+            os.replace(partial, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def encode_flac(waveform: Float[np.ndarray, " t"], sample_rate: int) -> bytes:
@@ -135,12 +131,9 @@ def decode(data: bytes) -> Float[np.ndarray, " t"]:
     """The samples of an encoded mono recording, f32[t], at the rate that it was encoded at.
 
     Raises:
-        UserError: the bytes are no recording.
+        UserError: the bytes are no recording, or not all of it.
     """
-    try:
-        return soundfile.read(io.BytesIO(data), dtype="float32")[0]
-    except soundfile.LibsndfileError as error:
-        raise UserError(f"a recording of {len(data)} bytes cannot be decoded: {error}") from None
+    return _decode(data, f"a record of {len(data)} bytes")[0].mean(axis=1)
 
 
 def _encode(waveform: np.ndarray, sample_rate: int, container: str) -> bytes:
@@ -157,18 +150,45 @@ def _to_unit_range(waveform: np.ndarray) -> np.ndarray:
     return waveform / max(1.0, float(np.abs(waveform).max(initial=0.0)))
 
 
-def _riff_is_cut(path: Path, size: int) -> bool:
-    """Whether a RIFF file ends before its data chunk does.
+def _decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
+    """Samples [t, channels] and their rate."""
+    if not data:
+        raise UserError(f"{name} is an empty file")
+    cut = UserError(f"{name} is cut off or damaged: it holds less audio than its header promises")
+    if not _is_whole(data):
+        raise cut
+    try:
+        file = soundfile.SoundFile(io.BytesIO(data))
+    except soundfile.LibsndfileError:
+        raise UserError(f"{name} is not a recording in a known format, or is damaged") from None
+    with file:
+        try:
+            samples = file.read(dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError:
+            raise cut from None
+        if len(samples) < file.frames:
+            raise cut
+        return samples, file.samplerate
 
-    libsndfile corrects the header of a shortened wav and reads what is there without a word.
+
+def _is_whole(data: bytes) -> bool:
+    """False for wav, aiff and ogg files that end early.
+
+    libsndfile corrects the headers of these without a word and reads what is there; in the other
+    formats it tells by itself.
     """
-    with path.open("rb") as file:
-        head = file.read(12)
-        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
-            return False
-        while len(chunk := file.read(8)) == 8:
-            length = int.from_bytes(chunk[4:], "little")
-            if chunk[:4] == b"data":
-                return length < _UNKNOWN_SIZE and file.tell() + length > size
-            file.seek(length + length % 2, os.SEEK_CUR)
-    return False
+    if data[:4] in _CHUNKS:
+        order, audio = _CHUNKS[data[:4]]
+        start = 12
+        while start + 8 <= len(data):
+            length = int.from_bytes(data[start + 4 : start + 8], order)
+            if data[start : start + 4] == audio:
+                return length >= _UNKNOWN_SIZE or start + 8 + length <= len(data)
+            start += 8 + length + length % 2
+    elif data[:4] == b"OggS":
+        # RFC 3533 section 6: bit 2 of a page's flags marks the last page of a stream, and byte 26
+        # counts the segments whose sizes follow.
+        page = data[data.rfind(b"OggS") :]
+        sizes = page[27 : 27 + page[26]] if len(page) > 26 else b""
+        return len(page) > 26 and bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(sizes)
+    return True

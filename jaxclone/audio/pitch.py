@@ -1,65 +1,80 @@
-"""Fundamental frequency with WORLD (Morise et al. 2016), frame by frame of an AudioSpec."""
+"""Fundamental frequency, frame by frame of an AudioSpec.
+
+The method is Boersma's (1993, "Accurate short-term analysis of the fundamental frequency and the
+harmonics-to-noise ratio of a sampled sound"): peaks of the autocorrelation of each frame, divided
+by that of its window, joined to the cheapest path by dynamic programming. It is as robust to noise
+as pYIN at hundreds of times real time. WORLD's DIO, no faster at a finer hop, loses most of the
+voicing at the hop of our frames, because it asks for continuity from one frame to the next.
+"""
 
 from __future__ import annotations
 
-import functools
-import warnings
-from types import ModuleType
+import dataclasses
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxclone.audio.spec import AudioSpec
-from jaxclone.types import UserError
-
-# The range of F0 that is searched, Hz: low male voices to high female and children's voices.
-_LOWEST, _HIGHEST = 60.0, 700.0
 
 
-@functools.cache
-def world() -> ModuleType:
-    """The pyworld package.
+@dataclasses.dataclass(frozen=True)
+class PitchConfig:
+    """What counts as voice. The costs are those of Boersma 1993 (§ 4.3), for steps of 10 ms.
 
-    Raises:
-        UserError: it, or the pkg_resources of setuptools that it asks for its version, is missing.
+    Attributes:
+        lowest: Hz; three of its periods are the window of a frame.
+        highest: Hz.
+        silence: frames whose peak is below this part of the loudest one's tend to unvoiced.
+        voicing: strength of a peak, 0 to 1, from which a frame is voiced.
+        octave: preference of higher frequencies, an octave, against halving.
+        octave_jump: cost of a jump between frames, an octave.
+        switch: cost of going from voiced to unvoiced or back.
+        candidates: peaks considered in each frame.
     """
-    try:
-        with warnings.catch_warnings():
-            # pyworld asks pkg_resources for its own version, which setuptools 80 deprecates.
-            warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)
-            import pyworld
-    except ImportError as error:
-        raise UserError(
-            f"F0 needs pyworld ({error}): pip install pyworld 'setuptools<81'"
-        ) from None
-    return pyworld
+
+    lowest: float = 60.0
+    highest: float = 600.0
+    silence: float = 0.03
+    voicing: float = 0.45
+    octave: float = 0.01
+    octave_jump: float = 0.35
+    switch: float = 0.14
+    candidates: int = 12
 
 
-def f0(waveform: Float[np.ndarray, " t"], spec: AudioSpec) -> Float[np.ndarray, " frames"]:
-    """F0 of each frame of the spec, by DIO refined with StoneMask.
+def f0(
+    waveform: Float[np.ndarray, " t"], spec: AudioSpec, config: PitchConfig | None = None
+) -> Float[np.ndarray, " frames"]:
+    """F0 of each frame of the spec.
 
     Args:
         waveform: samples at the spec's rate.
         spec: its frame i is centred on sample (i + 1/2) * hop_length, and so is f0[i].
+        config: range and costs.
 
     Returns:
         f32[t // hop_length] in Hz, 0 where unvoiced.
     """
+    config = config or PitchConfig()
     n_frames = spec.n_frames(len(waveform))
-    if not waveform.any():
+    loudest = float(np.abs(waveform).max(initial=0.0))
+    if n_frames == 0 or loudest == 0.0:
         return np.zeros(n_frames, np.float32)
-    # WORLD estimates at multiples of the hop. Half a hop of silence in front turns these, from the
-    # second on, into the centres of our frames.
-    signal = np.pad(waveform.astype(np.float64), (spec.hop_length // 2, spec.hop_length))
-    estimate, times = world().dio(
-        signal,
-        spec.sample_rate,
-        f0_floor=_LOWEST,
-        f0_ceil=_HIGHEST,
-        frame_period=1000.0 * spec.hop_length / spec.sample_rate,
-    )
-    estimate = world().stonemask(signal, estimate, times, spec.sample_rate)
-    return estimate[1 : n_frames + 1].astype(np.float32)
+
+    size = int(3 * spec.sample_rate / config.lowest)
+    first = spec.hop_length // 2 - size // 2
+    last = (n_frames - 1) * spec.hop_length + first + size
+    padded = np.pad(waveform, (max(0, -first), max(0, last - len(waveform))))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, size)
+    windows = windows[max(0, first) :: spec.hop_length][:n_frames]
+
+    # A few hundred frames at a time keep the memory small for recordings of any length.
+    parts = [
+        _candidates(windows[i : i + 256], loudest, spec.sample_rate, config)
+        for i in range(0, n_frames, 256)
+    ]
+    frequency, strength = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return _best_path(frequency, strength, spec.frame_rate, config).astype(np.float32)
 
 
 def log_f0_stats(f0: Float[np.ndarray, " frames"]) -> tuple[float, float]:
@@ -77,3 +92,74 @@ def log_f0_stats(f0: Float[np.ndarray, " frames"]) -> tuple[float, float]:
         return 0.0, 1.0
     log = np.log(voiced.astype(np.float64))
     return float(log.mean()), max(float(log.std()), 1e-3)
+
+
+def _candidates(
+    windows: np.ndarray, loudest: float, rate: int, config: PitchConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frequencies and strengths [frames, 1 + candidates]; the first is unvoiced, 0 Hz."""
+    size = windows.shape[1]
+    windows = windows - windows.mean(axis=1, keepdims=True)
+    hann = np.hanning(size + 2)[1:-1].astype(np.float32)
+    peak = np.abs(windows).max(axis=1) / loudest
+
+    # Twice the sampling of the signal: a parabola through three points then finds a peak exactly.
+    fine = 2 * rate
+    shortest, longest = int(fine / config.highest), int(np.ceil(fine / config.lowest))
+    n_fft = 1 << int(np.ceil(np.log2(size + longest / 2 + 1)))
+    correlation = _autocorrelation(windows * hann, n_fft)[:, : longest + 2]
+    of_window = _autocorrelation(hann, n_fft)[: longest + 2]
+    correlation = correlation / (np.maximum(correlation[:, :1], 1e-20) * of_window / of_window[0])
+
+    lag = np.arange(shortest, longest + 1)
+    before, here, after = (correlation[:, lag + shift] for shift in (-1, 0, 1))
+    is_peak = (here > before) & (here >= after) & (here > 0)
+    score = np.where(is_peak, here - config.octave * np.log2(config.lowest * lag / fine), -np.inf)
+    best = np.argpartition(-score, config.candidates, axis=1)[:, : config.candidates]
+    before, here, after = (np.take_along_axis(x, best, 1) for x in (before, here, after))
+    found = np.take_along_axis(is_peak, best, 1)
+
+    curvature = np.where(found, before - 2 * here + after, -1.0)
+    offset = np.where(found, 0.5 * (before - after) / curvature, 0.0)
+    frequency = fine / (lag[best] + offset)
+    height = here - 0.25 * (before - after) * offset
+    # Above 1 only where dividing by the window's tail exaggerates: reflected, as Boersma does.
+    height = np.where(height > 1, 1 / np.maximum(height, 1), height)
+    strength = height + config.octave * np.log2(frequency / config.lowest)
+    strength = np.where(found, strength, -np.inf)
+
+    silence = np.maximum(0.0, 2 - peak / (config.silence / (1 + config.voicing)))
+    unvoiced = (config.voicing + silence)[:, None]
+    return (
+        np.concatenate([np.zeros_like(unvoiced), frequency], axis=1),
+        np.concatenate([unvoiced, strength], axis=1),
+    )
+
+
+def _autocorrelation(signal: np.ndarray, n_fft: int) -> np.ndarray:
+    """Autocorrelation at every half sample."""
+    return np.fft.irfft(np.abs(np.fft.rfft(signal, n_fft)) ** 2, 2 * n_fft)
+
+
+def _best_path(
+    frequency: np.ndarray, strength: np.ndarray, frame_rate: float, config: PitchConfig
+) -> np.ndarray:
+    """The candidate of each frame on the path of greatest strength less costs (Viterbi)."""
+    scale = frame_rate / 100.0  # longer steps make jumps less surprising
+    voiced = frequency > 0
+    log = np.log2(np.where(voiced, frequency, 1.0))
+    total = strength[0]
+    came_from = np.zeros(frequency.shape, np.int64)
+    for i in range(1, len(frequency)):
+        jump = config.octave_jump * np.abs(log[i - 1][:, None] - log[i][None, :])
+        both = voiced[i - 1][:, None] & voiced[i][None, :]
+        either = voiced[i - 1][:, None] | voiced[i][None, :]
+        cost = scale * np.where(both, jump, np.where(either, config.switch, 0.0))
+        score = total[:, None] - cost
+        came_from[i] = score.argmax(axis=0)
+        total = score.max(axis=0) + strength[i]
+    path = np.empty(len(frequency), np.int64)
+    path[-1] = total.argmax()
+    for i in range(len(path) - 1, 0, -1):
+        path[i - 1] = came_from[i][path[i]]
+    return frequency[np.arange(len(path)), path]

@@ -16,7 +16,9 @@ def noise(n: int, level: float = 0.05) -> np.ndarray:
 
 def test_rms_db():
     t = np.arange(16_000) / 16_000
-    assert loudness.rms_db(np.sin(2 * np.pi * 100 * t).astype("f4")) == pytest.approx(-3.01, abs=0.01)
+    assert loudness.rms_db(np.sin(2 * np.pi * 100 * t).astype("f4")) == pytest.approx(
+        -3.01, abs=0.01
+    )
     assert loudness.rms_db(np.zeros(100, np.float32)) == -100
     assert loudness.rms_db(np.zeros(0, np.float32)) == -100
 
