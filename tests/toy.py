@@ -6,7 +6,10 @@ The command `python tests/toy.py OPTIONS` trains in `--out` and leaves its param
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import flax.linen as nn
@@ -27,6 +30,7 @@ from jaxclone.train.errors import Interrupted
 from jaxclone.train.loop import fit
 from jaxclone.train.state import ModelState, TrainState
 from jaxclone.train.task import Media, RunConfig, Task
+from jaxclone.train.tracking import read_metrics
 from jaxclone.tree import flatten
 from jaxclone.types import UserError, length_mask
 
@@ -34,7 +38,7 @@ HOP = 320
 
 
 def named(*axes):
-    return nn.with_logical_partitioning(nn.initializers.lecun_normal(), axes)
+    return nn.with_logical_partitioning(nn.initializers.uniform(0.1), axes)
 
 
 class Loudness(nn.Module):
@@ -85,7 +89,7 @@ def task(run: RunConfig, *, width: int = 16, bad_step: int = -1, bad_parameters:
 
     def loss_fn(params, batch, key):
         keys = rng.per_example(key, batch.example)
-        noise = jax.vmap(lambda k: jax.random.normal(k, batch.waveform.shape[1:]))(keys)
+        noise = jax.vmap(lambda k: jax.random.uniform(k, batch.waveform.shape[1:]))(keys)
         frames = batch.waveform.shape[1] // HOP
         mask = length_mask(batch.length // HOP, frames)
         energy = jnp.log(jnp.square(batch.waveform).reshape(len(mask), frames, HOP).mean(-1) + 1e-4)
@@ -148,6 +152,34 @@ def toy_corpus(
 def parameters(state) -> dict[str, np.ndarray]:
     """Whole arrays by path."""
     return flatten(to_host(state.model.params))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps what is compiled: most of a test's time is compiling the step that others have."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def steps_done(folder: Path) -> int:
+    """The last step that a run has written down."""
+    lines = read_metrics(folder)
+    return lines[-1]["step"] if lines else 0
+
+
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen) -> None:
+    """Returns when a run that goes on in a process has done a step."""
+    while steps_done(folder) < step:
+        assert process.poll() is None, "the run ended by itself"
+        time.sleep(0.01)
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 from flax.core import meta
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from jaxclone.tree import path_name
 from jaxclone.types import Tree
@@ -45,7 +45,7 @@ RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
 )
 
 
-def shardings(abstract: Tree, mesh: Mesh) -> Tree:
+def shardings(abstract: Tree, mesh: Mesh | AbstractMesh) -> Tree:
     """Where each array of a state lives.
 
     A dimension that its axis of the mesh does not divide is left whole; an array without names
@@ -86,7 +86,7 @@ def _is_boxed(leaf: Any) -> bool:
     return isinstance(leaf, meta.AxisMetadata)
 
 
-def spec(names: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
+def spec(names: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     """The axes of `mesh` that an array of these names and this shape is divided over."""
     if len(names) != len(shape):
         raise ValueError(f"axes {tuple(names)} for the shape {tuple(shape)}")
@@ -100,7 +100,7 @@ def spec(names: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> Parti
     )
 
 
-def _dividing(axis: str | tuple[str, ...] | None, size: int, mesh: Mesh) -> Any:
+def _dividing(axis: str | tuple[str, ...] | None, size: int, mesh: Mesh | AbstractMesh) -> Any:
     """`axis` if its devices divide `size`, None otherwise."""
     group = (axis,) if isinstance(axis, str) else axis or ()
     return axis if size % math.prod(mesh.shape[name] for name in group) == 0 else None

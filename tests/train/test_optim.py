@@ -62,7 +62,7 @@ def test_a_parameter_that_no_rule_covers_is_named() -> None:
 
 def test_rules_hold_for_parameters_with_named_axes() -> None:
     params = {"kernel": nn.LogicallyPartitioned(jnp.ones((2, 2)), ("embed", "mlp"))}
-    tx, model = model_of(params, OptimConfig(decay=(("kernel$", True),)))
+    _, model = model_of(params, OptimConfig(decay=(("kernel$", True),)))
     assert unbox(model).opt_state[0].mu["kernel"].shape == (2, 2)
     assert model.opt_state[0].mu["kernel"].names == ("embed", "mlp")
 
