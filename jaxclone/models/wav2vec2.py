@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -462,12 +463,10 @@ class Wav2Vec2Pretraining(nn.Module):
         )
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _scale_gradient(x: Array, scale: float) -> Array:
     """The identity, whose gradient is multiplied by `scale`."""
     return x
 
 
-_scale_gradient.defvjp(
-    lambda x, scale: (x, scale), lambda scale, grad: ((grad * scale).astype(grad.dtype), None)
-)
+_scale_gradient.defvjp(lambda x, scale: (x, None), lambda scale, _, grad: (scale * grad,))

@@ -1,0 +1,111 @@
+"""The contrastive loss against a loop, and what it makes of duplicates and padding."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxclone import rng
+from jaxclone.losses.contrastive import ContrastiveConfig, contrastive_loss, pretraining_loss
+from jaxclone.models.wav2vec2 import PretrainingOutput
+from jaxclone.nn.masking import sample_negatives
+
+B, M, K = 3, 9, 20
+VALID = jnp.arange(M) < jnp.array([9, 5, 0])[:, None]
+
+
+def example(seed=0):
+    draw = [jax.random.normal(rng.stream(rng.root(seed), name), (B, M, 6)) for name in "pt"]
+    codes = jax.random.randint(rng.stream(rng.root(seed), "codes"), (B, M, 2), 0, 3)
+    negatives = sample_negatives(rng.per_example(rng.root(seed), jnp.arange(B)), VALID, K)
+    return *draw, codes, negatives, VALID
+
+
+def loop(predicted, target, codes, negatives, valid, temperature):
+    def cosine(a, b):
+        return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) / temperature
+
+    losses, correct = [], []
+    for b, i in zip(*np.nonzero(valid)):
+        positive = cosine(predicted[b, i], target[b, i])
+        others = [
+            cosine(predicted[b, i], target[b, j])
+            for j in negatives[b, i]
+            if (codes[b, j] != codes[b, i]).any()
+        ]
+        losses.append(math.log(sum(math.exp(x) for x in [positive, *others])) - positive)
+        correct.append(bool(others) and positive > max(others))
+    return np.mean(losses), np.mean(correct)
+
+
+def test_equals_a_loop():
+    loss, metrics = jax.jit(contrastive_loss)(*example())
+    want, accuracy = loop(*map(np.asarray, example()), 0.1)
+    np.testing.assert_allclose(loss, want, rtol=1e-5)
+    np.testing.assert_allclose(metrics["bits"], want / math.log(2), rtol=1e-5)
+    np.testing.assert_allclose(metrics["accuracy"], accuracy, rtol=1e-5)
+    assert metrics["weight"] == 14
+
+
+def test_collapsed_codes_give_no_loss_and_no_credit():
+    predicted, target, codes, negatives, valid = example()
+    args = predicted, target, jnp.zeros_like(codes), negatives, valid
+    (loss, metrics), grads = jax.value_and_grad(contrastive_loss, has_aux=True)(*args)
+    assert (loss, metrics["accuracy"]) == (0, 0)
+    assert not grads.any()
+
+
+def test_gradient_is_finite_at_zero_vectors_and_without_frames():
+    predicted, target, codes, negatives, valid = example()
+    for args in (
+        (jnp.zeros_like(predicted), target, codes, negatives, valid),
+        (predicted, target, codes, negatives, jnp.zeros_like(valid)),
+    ):
+        grad = jax.grad(lambda *a: contrastive_loss(*a)[0])(*args)
+        assert jnp.isfinite(grad).all()
+
+
+def output(seed=0, probability=None):
+    predicted, target, codes, _, _ = example(seed)
+    logits = jax.random.normal(rng.stream(rng.root(seed), "logits"), (B, M, 2, 3))
+    energy = jnp.array([0.5, 2.0, 7.0])
+    return PretrainingOutput(predicted, target, codes, jax.nn.softmax(logits), energy)
+
+
+def test_parts_of_the_whole():
+    negatives = example()[3]
+    parts = {
+        name: pretraining_loss(output(), negatives, VALID, ContrastiveConfig(0.1, *weights))
+        for name, weights in {"contrast": (0.0, 0.0), "all": (0.3, 2.0)}.items()
+    }
+    contrast, metrics = parts["contrast"]
+    penalty = (9 * 0.5 + 5 * 2.0) / 14  # each utterance by its masked frames
+    np.testing.assert_allclose(metrics["feature_penalty"], penalty, rtol=1e-6)
+    diversity = (6 - metrics["prob_perplexity"]) / 6
+    np.testing.assert_allclose(parts["all"][0], contrast + 0.3 * diversity + 2 * penalty, rtol=1e-5)
+    np.testing.assert_allclose(metrics["bits"], contrast / math.log(2), rtol=1e-6)
+
+
+def test_parts_of_a_batch_add_up():
+    config = ContrastiveConfig(diversity=0.0)
+    negatives = example()[3]
+    whole, metrics = pretraining_loss(output(), negatives, VALID, config)
+    total = 0.0
+    for i in range(B):
+        part = jax.tree.map(lambda x, i=i: x[i : i + 1], (output(), negatives, VALID))
+        loss, more = pretraining_loss(*part, config)
+        total += loss * more["weight"]
+    np.testing.assert_allclose(total / metrics["weight"], whole, rtol=1e-5)
+
+
+def test_perplexities_are_those_of_masked_frames():
+    _, metrics = pretraining_loss(output(), example()[3], VALID, ContrastiveConfig())
+    assert 2 <= metrics["code_perplexity"] <= 6
+    one = jnp.zeros((B, M, 2, 3)).at[..., 1].set(1.0)
+    collapsed = output().replace(probabilities=one, codes=jnp.ones((B, M, 2), jnp.int32))
+    _, metrics = pretraining_loss(collapsed, example()[3], VALID, ContrastiveConfig())
+    assert metrics["prob_perplexity"] == metrics["code_perplexity"] == pytest.approx(2)
