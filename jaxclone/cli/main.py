@@ -39,14 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         _show(_run(args, verbose="--verbose" in wanted), as_json="--json" in wanted)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
+        return _end("error: interrupted", INTERRUPTED)
     except BrokenPipeError:  # as in `jaxclone ... | head`; what is left has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception as error:
         if "--verbose" in wanted or (failure := _explain(error)) is None:
             raise
-        return _fail(*failure)
+        return _end(*failure)
     return DONE
 
 
@@ -82,31 +82,29 @@ def _set_logging(verbose: bool) -> None:
     logging.getLogger("jax").setLevel(level)
 
 
-def _fail(reason: str, code: int) -> int:
-    print(f"error: {reason}", file=sys.stderr)
+def _end(line: str, code: int) -> int:
+    print(line, file=sys.stderr)
     return code
 
 
 def _explain(error: Exception) -> tuple[str, int] | None:
-    """One line and an exit code for an error that is not ours; None keeps the traceback."""
+    """One line and an exit code for what is not a bug of ours; None keeps the traceback."""
     from jaxclone.config import UsageError
     from jaxclone.train.errors import Interrupted
     from jaxclone.types import UserError
 
     if isinstance(error, Interrupted):
         return str(error), error.exit_code
-    if isinstance(error, UsageError):
-        return str(error), BAD_USAGE
     if isinstance(error, UserError):
-        return str(error), FAILED
+        return f"error: {error}", BAD_USAGE if isinstance(error, UsageError) else FAILED
     if isinstance(error, MemoryError):
-        return "out of memory; try a smaller batch, a shorter crop or more microbatches", FAILED
+        return "error: out of memory; try a smaller batch or a shorter crop", FAILED
     if str(error).startswith("RESOURCE_EXHAUSTED"):  # what XLA says of a device
         reason = str(error).splitlines()[0]
-        return f"out of device memory; try a smaller batch or more microbatches ({reason})", FAILED
+        return f"error: out of device memory; try a smaller batch ({reason})", FAILED
     if isinstance(error, OSError):  # a full disk, a folder that is not ours: the machine's state
         place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror or error}", FAILED
+        return f"error: {place}{error.strerror or error}", FAILED
     return None
 
 

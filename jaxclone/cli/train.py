@@ -98,7 +98,7 @@ def model_card(config: RunConfig, command: str, metrics: dict[str, float]) -> Mo
         name = name or corpus.folder.name
         hours = sum(row.seconds for row in rows) / 3600
         speakers = len({row.speaker for row in rows} - {""})
-        data.append(f"{name}: {len(rows)} recordings, {hours:.2f} h, {speakers} known speakers")
+        data.append(f"{name}: {len(rows)} recordings, {hours:.3g} h, {speakers} known speakers")
         if licence:
             licences.append(f"{name}: {licence}")
     if config.init_from:

@@ -165,7 +165,7 @@ def test_a_process_without_a_result_prints_nothing(verb, capsys):
         (UserError("x.wav does not exist"), 1, "error: x.wav does not exist"),
         (RunError("step 3: loss is nan"), 1, "error: step 3: loss is nan"),
         (UsageError("unknown option --x"), 2, "error: unknown option --x"),
-        (Interrupted("stopped by a signal"), 75, "error: stopped by a signal"),
+        (Interrupted("stopped by a signal"), 75, "stopped by a signal"),
         (KeyboardInterrupt(), 130, "error: interrupted"),
         (MemoryError(), 1, "error: out of memory; try a smaller batch"),
         (

@@ -1,0 +1,3 @@
+from __future__ import annotations
+
+from toy import toy_corpus as toy_corpus
