@@ -113,7 +113,7 @@ def write_manifest(rows: Iterable[Row], path: str | Path) -> None:
         for row in rows:
             values = {name: getattr(row, name) for name in COLUMNS}
             values["path"] = _relative(row.path, path.parent)
-            values["seconds"] = f"{row.seconds:.6g}"
+            values["seconds"] = f"{row.seconds:.9g}"
             writer.writerow(
                 [*values.values(), *(row.extra.get(name, "") for name in extra)],
             )
