@@ -6,6 +6,7 @@ The command `python tests/toy.py OPTIONS` trains in `--out` and leaves its param
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -167,6 +168,12 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The variables of a process that can import this module and the checkout."""
+    tests = Path(__file__).resolve().parent
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])} | variables
 
 
 def steps_done(folder: Path) -> int:

@@ -244,9 +244,8 @@ def test_pretrained_models_that_do_not_fit_are_one_line(config: RunConfig) -> No
 def test_as_a_command_it_is_stopped_and_started(config: RunConfig, toy_corpus: Path) -> None:
     command = [sys.executable, toy.__file__, "--data.corpus", str(toy_corpus)]
     command += ["--out", config.out, "--checkpoint_every", "0"]
-    environment = os.environ | {"PYTHONPATH": str(Path(toy.__file__).parent.parent)}
     with subprocess.Popen(
-        [*command, "--steps", "100000"], env=environment, stderr=subprocess.PIPE, text=True
+        [*command, "--steps", "100000"], env=toy.environment(), stderr=subprocess.PIPE, text=True
     ) as process:
         toy.wait_for_step(run_folder(config), 20, process)
         process.send_signal(signal.SIGTERM)
