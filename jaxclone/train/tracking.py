@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,6 @@ class Tracker:
         try:
             _replace(self.folder / "config.json", configs.to_json(config))
             _replace(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
-            self._file = (self.folder / METRICS).open("a")
         except OSError as error:
             raise self._unwritten(error) from error
         self._wandb = _start_wandb(self.folder, config, resume=start > 0)
@@ -63,8 +63,8 @@ class Tracker:
         """
         line = {"step": step, "seconds": round(seconds, 3), **metrics}
         try:
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+            with (self.folder / METRICS).open("a") as file:
+                file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise self._unwritten(error) from error
         if self._wandb:
@@ -91,23 +91,27 @@ class Tracker:
     def _log_media(self, step: int, media: Mapping[str, Media], files: Mapping[str, Path]) -> None:
         import wandb
 
-        shown: dict[str, Any] = {
-            name: wandb.Image(str(files[name]))
-            for name, item in media.items()
-            if item.kind == "image"
-        }
-        sounds = [name for name, item in media.items() if item.kind == "audio"]
+        shown: dict[str, Any] = {}
+        sounds = {}
+        for name, item in media.items():
+            if item.kind == "audio":
+                sounds[name] = wandb.Audio(str(files[name]), sample_rate=self._rate)
+            else:
+                shown[name] = wandb.Image(str(files[name]))
         if sounds:
-            row = [wandb.Audio(str(files[name]), sample_rate=self._rate) for name in sounds]
-            shown["sounds"] = wandb.Table(columns=["step", *sounds], data=[[step, *row]])
+            # Beside one another in a table, and each by itself: what a table holds is staged
+            # outside of the run folder, and lost when an offline run is moved before its upload.
+            shown |= sounds
+            shown["sounds"] = wandb.Table(
+                columns=["step", *sounds], data=[[step, *sounds.values()]]
+            )
         self._wandb.log({"step": step, **shown})
 
     def __enter__(self) -> Tracker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Ends the files; Weights & Biases marks a run that an exception ended as failed."""
-        self._file.close()
+        """Weights & Biases marks a run that an exception ended as failed."""
         if self._wandb:
             self._wandb.finish(exit_code=int(kind is not None))
 
@@ -168,7 +172,7 @@ def _start_wandb(folder: Path, config: RunConfig, resume: bool) -> Any:
     name = folder / "wandb" / "run_id"
     name.parent.mkdir(exist_ok=True)
     if not (resume and name.exists()):
-        name.write_text(wandb.util.generate_id())
+        name.write_text(secrets.token_hex(8))
     run = wandb.init(
         project=config.tracking.project,
         name=config.name,
