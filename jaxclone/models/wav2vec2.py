@@ -13,6 +13,8 @@ from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
+from jaxclone.audio.spec import AudioSpec
+from jaxclone.audio.spectral import log_mel
 from jaxclone.nn.attention import SelfAttention
 from jaxclone.nn.layers import FeedForward, Keys, conv, dense, dropout, split_keys, uniform_fan_in
 from jaxclone.nn.masking import MaskedFrames
@@ -27,6 +29,9 @@ class Wav2Vec2Config:
     """Sizes of the encoder; the defaults are those of the published BASE.
 
     Attributes:
+        mel: None for the published stem of convolutions over samples. An AudioSpec makes the stem two
+            convolutions over log-mel frames instead, as w2v-BERT does (Chung et al. 2021 §3.1):
+            spectra need not be learnt first, so that a small model is of use within minutes.
         conv_width: channels of the convolutional stem.
         conv_kernels: taps of each convolution of the stem.
         conv_strides: stride of each.
@@ -55,6 +60,7 @@ class Wav2Vec2Config:
         scan_unroll: layers that one turn of the loop over layers holds; more compile longer.
     """
 
+    mel: AudioSpec | None = None
     conv_width: int = 512
     conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
     conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
@@ -118,10 +124,8 @@ class Wav2Vec2Config:
     def mini(cls) -> Wav2Vec2Config:
         """Trains in minutes on a CPU; one frame for each hop of 320 samples."""
         return cls(
-            conv_width=64,
-            conv_norm="masked_group",
-            pad_input=True,
-            normalize_input=True,
+            mel=AudioSpec(),
+            conv_width=128,
             feature_grad_scale=1.0,
             width=160,
             layers=4,
@@ -141,6 +145,10 @@ class Wav2Vec2Config:
         """For tests."""
         return dataclasses.replace(
             cls.mini(),
+            mel=None,
+            conv_norm="masked_group",
+            pad_input=True,
+            normalize_input=True,
             conv_width=8,
             width=16,
             layers=2,
@@ -153,6 +161,8 @@ class Wav2Vec2Config:
     @property
     def hop_length(self) -> int:
         """Samples from one frame to the next."""
+        if self.mel is not None:
+            return self.mel.hop_length
         hop = 1
         for stride in self.conv_strides:
             hop *= stride
@@ -178,6 +188,8 @@ class Wav2Vec2Config:
         >>> Wav2Vec2Config.base().frame_length(16_000), Wav2Vec2Config.mini().frame_length(16_000)
         (49, 50)
         """
+        if self.mel is not None:
+            return samples // self.hop_length
         frames = samples + 2 * self.padding
         for kernel, stride in zip(self.conv_kernels, self.conv_strides):
             frames = (frames - kernel) // stride + 1
@@ -234,7 +246,8 @@ class Wav2Vec2Encoder(nn.Module):
         input_keys, embed_keys, layer_keys = split_keys(keys, 3)
         frame_length = config.frame_length(length)
 
-        stem = _ConvStem(config, self.dtype, name="stem")(waveform, length)
+        stem_kind = _ConvStem if config.mel is None else _MelStem
+        stem = stem_kind(config, self.dtype, name="stem")(waveform, length)
         stem = _scale_gradient(stem, config.feature_grad_scale)
         normalized = layer_norm("channels_out", self.dtype, "stem_norm")(stem)
 
@@ -312,6 +325,26 @@ class _ConvStem(nn.Module):
             elif index == 0:
                 masked = config.conv_norm == "masked_group"
                 x = TimeNorm(masked, self.dtype, name=f"norm_{index}")(x, length)
+            x = nn.gelu(x, approximate=False)
+        return nn.with_logical_constraint(x, ("batch", "time", "channels_out"))
+
+
+class _MelStem(nn.Module):
+    """Two convolutions over log-mel frames."""
+
+    config: Wav2Vec2Config
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, waveform: Array, length: Array) -> Array:
+        config = self.config
+        mel = log_mel(waveform, config.mel, length)
+        mask = length_mask(config.frame_length(length), mel.shape[1])[..., None]
+        # Log-mel lies in about [-11.5, 2]; this brings it to the order of one.
+        x = ((mel + 5) / 4).astype(self.dtype)
+        for index in range(2):
+            x = jnp.pad(jnp.where(mask, x, 0), ((0, 0), (1, 1), (0, 0)))
+            x = conv(config.conv_width, 3, 1, self.dtype, name=f"conv_{index}")(x)
             x = nn.gelu(x, approximate=False)
         return nn.with_logical_constraint(x, ("batch", "time", "channels_out"))
 
