@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -90,16 +91,16 @@ def build(
     if not rows:
         raise UserError("there are no recordings to build a corpus of")
     rows = _in_order(rows)
-    partial = out.with_name(f".{out.name}.partial")
+    partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}") from None
     try:
         report = _write(rows, partial, spec, shards, f0, workers, on_progress)
-        shutil.rmtree(out, ignore_errors=True)
-        os.replace(partial, out)
+        if overwrite:
+            shutil.rmtree(out, ignore_errors=True)
+        partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return dataclasses.replace(report, folder=out)

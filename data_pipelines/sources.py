@@ -59,10 +59,10 @@ def split_rows(
     """Assigns train, valid and test so that test holds voices *and* sentences out.
 
     - Held-out voices: `held_out_speakers` of the labelled ones, and all that they say is in
-      `test`. Taken one by one, the next being the voice that shares most texts with those taken
-      already (so that a conversion between two of them has a true answer: the target saying
-      the same), then with anybody, then one with two recordings or more (one to enroll, one to
-      compare with); equal ones by a hash of seed and name.
+      `test`. Taken one by one among those with two recordings or more (one to enroll, one to
+      compare with), the next being the voice that shares most text, counted in letters, with
+      those taken already (so that a conversion between two of them has a true answer: the target
+      saying the same), then with anybody; equal ones by a hash of seed and name.
     - Held-out sentences: `held_out_texts` of the texts that two held-out voices or more say,
       the most widely shared first, as long as each voice keeps a recording of something else.
       No training recording says any of them.
@@ -165,9 +165,9 @@ def _held_out_voices(by_speaker: Mapping[str, list[Row]], seed: int, count: int)
         best = max(
             (name for name in order if name not in chosen),
             key=lambda name: (
-                len(shared[name] & covered),
-                len(shared[name]),
                 min(len(by_speaker[name]), 2),
+                sum(map(len, shared[name] & covered)),
+                sum(map(len, shared[name])),
             ),
         )
         chosen[best] = None
