@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxclone.audio import io
+from jaxclone.config import UsageError
 from jaxclone.types import UserError
 
 # Shorter than this, nothing can be told of a voice, and no word can be said.
@@ -35,6 +36,12 @@ def read_source(path: Path, sample_rate: int) -> np.ndarray:
     waveform = io.read(path, sample_rate)
     io.require_seconds(waveform, sample_rate, _MIN_SOURCE, f"the source {path}")
     return waveform
+
+
+def require_steps(steps: int) -> None:
+    """Raises a UsageError unless adaptation can take so many steps."""
+    if steps < 0:
+        raise UsageError(f"--steps is the number of steps of adaptation, 0 or more, got {steps}")
 
 
 def prepare(out: Path, *suffixes: str) -> None:

@@ -12,7 +12,7 @@ import tyro
 
 from jaxclone.adapt.voice import load_voice
 from jaxclone.audio import io
-from jaxclone.cli.cloning import prepare, read_references, read_source
+from jaxclone.cli.cloning import prepare, read_references, read_source, require_steps
 from jaxclone.cli.options import parse
 from jaxclone.config import UsageError
 from jaxclone.synthesis.cloner import Cloner
@@ -47,6 +47,7 @@ def main(args: Sequence[str]) -> dict[str, Any]:
     options = parse(ConvertOptions, args, "jaxclone convert")
     if (options.voice is None) == (not options.reference):
         raise UsageError("jaxclone convert needs either --voice or --reference")
+    require_steps(options.steps)
     prepare(options.out, ".wav", ".flac")
     cloner = Cloner.load(*options.model)
     rate = cloner.audio.sample_rate

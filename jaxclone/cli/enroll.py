@@ -11,7 +11,7 @@ from typing import Any
 import tyro
 
 from jaxclone.adapt.voice import save_voice
-from jaxclone.cli.cloning import prepare, read_references
+from jaxclone.cli.cloning import prepare, read_references, require_steps
 from jaxclone.cli.options import parse
 from jaxclone.config import UsageError
 from jaxclone.synthesis.cloner import Cloner
@@ -42,6 +42,7 @@ def main(args: Sequence[str]) -> dict[str, Any]:
     options = parse(EnrollOptions, args, "jaxclone enroll")
     if not options.references:
         raise UsageError("jaxclone enroll needs at least one recording")
+    require_steps(options.steps)
     prepare(options.out, ".safetensors")
     cloner = Cloner.load(*options.model)
     voice = cloner.enroll(
