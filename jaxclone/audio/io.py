@@ -7,6 +7,7 @@ import io
 import os
 import secrets
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import soundfile
@@ -18,7 +19,10 @@ from jaxclone.types import UserError
 # Sizes from here on are what programs that write to a pipe put into a header: "not known".
 _UNKNOWN_SIZE = 0x7FFF_0000
 # Byte order, and name of the chunk that holds the samples.
-_CHUNKS = {b"RIFF": ("little", b"data"), b"FORM": ("big", b"SSND")}
+_CHUNKS: dict[bytes, tuple[Literal["little", "big"], bytes]] = {
+    b"RIFF": ("little", b"data"),
+    b"FORM": ("big", b"SSND"),
+}
 _FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 
 

@@ -60,7 +60,9 @@ def perturb(
     draw = jax.vmap(lambda key: jax.random.uniform(key, (2,), minval=-1.0))(keys)
     strength = np.log1p(np.array([config.formants, config.pitch], np.float32))
     formants, pitch = jnp.exp(draw * strength).T
-    weights = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 1), (config.eq_terms,)))
+    weights = jax.vmap(
+        lambda key: jax.random.normal(jax.random.fold_in(key, 1), (config.eq_terms,))
+    )
     terms = np.cos(np.pi * np.outer(np.arange(1, config.eq_terms + 1), np.linspace(0, 1, n_bins)))
     # dB to natural logarithm of the magnitude.
     gain = weights(keys) @ terms.astype(np.float32) * (config.eq_db * np.log(10) / 20)

@@ -185,7 +185,7 @@ def mel_to_magnitude(
     numerator = jnp.matmul(target, filters, precision="highest")
     estimate = numerator / jnp.maximum((filters @ filters.sum(0)) @ filters, 1e-12)
 
-    def step(_, estimate):
+    def step(_: Array, estimate: jax.Array) -> jax.Array:
         again = jnp.matmul(estimate, filters.T, precision="highest")
         denominator = jnp.matmul(again, filters, precision="highest")
         return estimate * numerator / jnp.maximum(denominator, 1e-12)
@@ -197,11 +197,11 @@ def _pad(spec: AudioSpec) -> int:
     return (spec.n_fft - spec.hop_length) // 2
 
 
-def _log(value, spec: AudioSpec):
+def _log(value: Array, spec: AudioSpec) -> jax.Array:
     return jnp.log(value) if spec.log == "ln" else jnp.log10(value)
 
 
-def _reflect_at(waveform, length, pad: int):
+def _reflect_at(waveform: Array, length: Array, pad: int) -> jax.Array:
     """Pads `pad` samples a side, reflecting each waveform at its own length instead of the end."""
     n_samples = waveform.shape[-1]
     last = jnp.asarray(length)[..., None] - 1
@@ -212,7 +212,7 @@ def _reflect_at(waveform, length, pad: int):
     return jnp.where(inside, jnp.take_along_axis(jnp.asarray(waveform), source, axis=-1), 0.0)
 
 
-def _overlap_add(frames, hop: int):
+def _overlap_add(frames: jax.Array, hop: int) -> jax.Array:
     """Adds [..., frames, size] at every hop: [..., (frames + ceil(size / hop) - 1) * hop]."""
     *lead, n_frames, size = frames.shape
     n_blocks = -(-size // hop)
