@@ -60,9 +60,9 @@ class Files:
 def main(args: Sequence[str]) -> dict[str, Any]:
     """Runs `jaxclone evaluate pairs`."""
     options = parse(PairsOptions, args, "jaxclone evaluate pairs")
-    files = read_table(options.table) if options.table else list(_zip(options))
-    if options.table and (options.converted or options.truth):
+    if options.table and any(getattr(options, name) for name in _COLUMNS):
         raise UsageError("jaxclone evaluate pairs takes recordings or a --table, not both")
+    files = read_table(options.table) if options.table else list(_zip(options))
     if not files:
         raise UsageError("jaxclone evaluate pairs needs --converted recordings or a --table")
     if not any(pair.truth or pair.reference for pair in files):
@@ -71,40 +71,42 @@ def main(args: Sequence[str]) -> dict[str, Any]:
 
 
 def score(files: Sequence[Files], audio: AudioSpec = AudioSpec()) -> dict[str, Any]:
-    """The scores of each conversion, and their means over those that have them.
+    """The scores of each conversion, and their means over the conversions that have them.
 
     Args:
         files: the recordings.
         audio: the rate and the frames that scores are taken at.
     """
-    rate = audio.sample_rate
     verifier = SpeakerVerifier() if any(pair.reference for pair in files) else None
     rows: list[dict[str, Any]] = []
     with progress("scoring") as show:
         for done, pair in enumerate(files, start=1):
-            found = {
-                name: io.read(path, rate)
-                for name in _COLUMNS
-                if (path := getattr(pair, name)) is not None
-            }
-            row: dict[str, Any] = {"converted": pair.converted}
-            for name in ("converted", "source"):
-                if name not in found:
-                    continue
-                if pair.truth:
-                    cepstra = (mel_cepstrum(found[x], rate) for x in (name, "truth"))
-                    row[f"mcd_{name}"] = mcd_of(*cepstra)
-                if verifier and pair.reference:
-                    vectors = (verifier.embed(found[x], rate) for x in (name, "reference"))
-                    row[f"similarity_{name}"] = cosine(*vectors)
-            if pair.truth:
-                error = f0_error(found["converted"], found["truth"], audio)
-                row |= {f"f0_{name}": value for name, value in error.items()}
-            rows.append(row)
+            rows.append({"converted": str(pair.converted), **_score(pair, audio, verifier)})
             show(done, len(files))
     names = dict.fromkeys(name for row in rows for name in row if name != "converted")
     means = {name: statistics.fmean(row[name] for row in rows if name in row) for name in names}
     return {**means, "pairs": len(rows), "scores": rows}
+
+
+def _score(pair: Files, audio: AudioSpec, verifier: SpeakerVerifier | None) -> dict[str, float]:
+    rate = audio.sample_rate
+    heard = {
+        name: io.read(path, rate) for name in _COLUMNS if (path := getattr(pair, name)) is not None
+    }
+    tried = {name: heard[name] for name in ("converted", "source") if name in heard}
+    scores = {}
+    if "truth" in heard:
+        truth = mel_cepstrum(heard["truth"], rate)
+        for name, waveform in tried.items():
+            scores[f"mcd_{name}"] = mcd_of(mel_cepstrum(waveform, rate), truth)
+        error = f0_error(heard["converted"], heard["truth"], audio)
+        scores |= {f"f0_{name}": value for name, value in error.items()}
+    if verifier and "reference" in heard:
+        person = verifier.embed(heard["reference"], rate)
+        for name, waveform in tried.items():
+            scores[f"similarity_{name}"] = cosine(verifier.embed(waveform, rate), person)
+        scores["reference_seconds"] = len(heard["reference"]) / rate
+    return scores
 
 
 def read_table(path: Path) -> list[Files]:

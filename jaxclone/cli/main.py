@@ -122,11 +122,17 @@ def _plain(value: Any) -> Any:
 
 
 def _lines(value: dict[str, Any], indent: str = "") -> list[str]:
-    """A result for people: `name: value`, nested results indented."""
+    """A result for people: `name: value`, what is nested indented, a line for each row of a list.
+
+    >>> _lines({"pairs": 2, "mean": {"mcd": 6.12345}, "rows": [{"mcd": 6.0, "file": "a.wav"}]})
+    ['pairs: 2', 'mean:', '  mcd: 6.123', 'rows:', '  mcd: 6, file: a.wav']
+    """
     lines = []
     for name, item in value.items():
         if isinstance(item, dict):
             lines += [f"{indent}{name}:", *_lines(item, indent + "  ")]
+        elif isinstance(item, list) and item and all(isinstance(row, dict) for row in item):
+            lines += [f"{indent}{name}:", *(f"{indent}  {', '.join(_lines(row))}" for row in item)]
         else:
             text = f"{item:.4g}" if isinstance(item, float) else str(item)
             lines.append(f"{indent}{name}: {text}")
