@@ -5,7 +5,8 @@
 Each process gets the variables that `jaxclone.sharding.mesh.initialise_distributed` reads. With
 `--devices`, each has that many CPU devices; without, it has the devices that JAX finds, so divide
 them by `CUDA_VISIBLE_DEVICES` or the like. SIGTERM and SIGINT are passed on. The first process
-that fails ends the others, and its exit code is this command's.
+that ends with a failure, or with 75 because it was stopped, ends the others, and its exit code is
+this command's.
 """
 
 from __future__ import annotations
@@ -17,9 +18,6 @@ import socket
 import subprocess
 import sys
 import time
-
-# Seconds that the other processes get to end by themselves once one has failed.
-PATIENCE = 10.0
 
 
 def free_port() -> int:
@@ -46,8 +44,11 @@ def start(
     return started
 
 
-def wait(running: list[subprocess.Popen]) -> int:
-    """Waits until all are done, or one has failed and the others were ended; the exit code."""
+def wait(running: list[subprocess.Popen], patience: float) -> int:
+    """Waits until all are done, or one has failed and the others were ended; the exit code.
+
+    Once one has failed, the others have `patience` seconds to end by themselves.
+    """
     while True:
         codes = [process.poll() for process in running]
         failed = [(index, code) for index, code in enumerate(codes) if code]
@@ -57,7 +58,7 @@ def wait(running: list[subprocess.Popen]) -> int:
             return 0
         time.sleep(0.1)
     index, code = failed[0]
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     for process in running:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
@@ -76,6 +77,12 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2, help="how many (default 2)")
     parser.add_argument("--devices", type=int, help="CPU devices of each process")
     parser.add_argument("--port", type=int, help="of the first process (default: any free one)")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=10.0,
+        help="seconds that the others have to end when one has failed (default 10)",
+    )
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and what to run")
     options = parser.parse_args()
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
@@ -89,7 +96,7 @@ def main() -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, pass_on)
-    return wait(running)
+    return wait(running, options.patience)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import math
 import os
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,6 +20,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxclone.sharding.rules import BATCH_AXES, RULES
 from jaxclone.types import Tree, UserError
+
+# How long a process that fails waits for the others to fail likewise.
+LEAVING_SECONDS = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +126,8 @@ def initialise_distributed() -> None:
             of life later; 100 when unset.
 
     Raises:
-        UserError: a variable is missing or not a number, or the others did not come.
+        UserError: a variable is missing or not a number. When the others do not come in time, the
+            process ends with one line and the exit code 1.
     """
     if "JAXCLONE_CPU_DEVICES" in os.environ:
         jax.config.update("jax_num_cpu_devices", _number("JAXCLONE_CPU_DEVICES"))
@@ -129,21 +136,52 @@ def initialise_distributed() -> None:
         return
     timeout = _number("JAXCLONE_TIMEOUT", 100)
     processes, process = _number("JAXCLONE_PROCESSES"), _number("JAXCLONE_PROCESS_ID")
+
+    def give_up() -> None:
+        missing = "process 0 does not answer" if process else "not all others came"
+        sys.stderr.write(
+            f"error: process {process} of {processes}: {missing} at {coordinator} within "
+            f"{timeout} s (JAXCLONE_TIMEOUT)\n"
+        )
+        sys.stderr.flush()
+        os._exit(1)
+
+    # JAX would abort the process with a stack trace, which cannot be caught: be there before it.
+    watch = threading.Timer(timeout, give_up)
+    watch.daemon = True
+    watch.start()
     try:
         jax.distributed.initialize(
             coordinator,
             processes,
             process,
-            initialization_timeout=timeout,
+            initialization_timeout=timeout + 60,
             heartbeat_timeout_seconds=timeout,
             shutdown_timeout_seconds=timeout,
         )
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"process {process} of {processes} could not join {coordinator} in {timeout} s: "
-            f"{reason}"
-        ) from error
+    finally:
+        watch.cancel()
+
+
+def fail_at_exit() -> None:
+    """For a process that fails: at its exit, it does not wait for others that may wait for it.
+
+    Those that fail likewise still take leave of one another; where one does not come within
+    seconds, this process ends with 1, upon which the others end too, instead of waiting for a
+    time-out. With a single process, nothing is done.
+    """
+    if jax.process_count() > 1:
+        atexit.register(_take_leave)
+
+
+def _take_leave() -> None:
+    leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+    leaving.start()
+    leaving.join(LEAVING_SECONDS)
+    if leaving.is_alive():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _number(variable: str, default: int | None = None) -> int:

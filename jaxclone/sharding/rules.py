@@ -86,7 +86,9 @@ def _is_boxed(leaf: Any) -> bool:
     return isinstance(leaf, meta.AxisMetadata)
 
 
-def spec(names: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh) -> PartitionSpec:
+def spec(
+    names: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh
+) -> PartitionSpec:
     """The axes of `mesh` that an array of these names and this shape is divided over."""
     if len(names) != len(shape):
         raise ValueError(f"axes {tuple(names)} for the shape {tuple(shape)}")

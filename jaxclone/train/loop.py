@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from data_pipelines.loader import Loader, make_loader
-from jaxclone.sharding.mesh import activate, batch_parts, make_mesh
+from jaxclone.sharding.mesh import activate, batch_parts, fail_at_exit, make_mesh
 from jaxclone.train.checkpoint import Checkpoints
 from jaxclone.train.errors import Interrupted, RunError
 from jaxclone.train.meter import Meter, samples_of
@@ -102,7 +102,12 @@ def fit(
     _make_folder(folder)
     mesh = make_mesh(config.mesh)
     _check_batches(config, mesh)
-    with _StopSignals() as signals, activate(mesh), contextlib.ExitStack() as stack:
+    with (
+        _failing_alone(),
+        _StopSignals() as signals,
+        activate(mesh),
+        contextlib.ExitStack() as stack,
+    ):
         # All that can be wrong with a configuration shows before anything is compiled.
         loaders = [
             stack.enter_context(contextlib.closing(make_loader(data, config.audio, config.seed)))
@@ -314,6 +319,18 @@ class _Run:
     def _fail(self, step: int, name: str, value: float) -> None:
         self.checkpoints.wait()
         raise RunError(f"step {step}: {name} is {value}; {self.checkpoints.last()}")
+
+
+@contextlib.contextmanager
+def _failing_alone() -> Iterator[None]:
+    """A process that fails is not kept by those that wait for it; a stop is common to all."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except BaseException:
+        fail_at_exit()
+        raise
 
 
 class _StopSignals:

@@ -1,0 +1,117 @@
+"""Several processes of one run, as `launch/local.py` starts them."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import toy
+
+LAUNCH = Path(toy.__file__).resolve().parent.parent / "launch" / "local.py"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def launch(*options: str, code: str) -> list[str]:
+    return [sys.executable, str(LAUNCH), *options, "--", sys.executable, "-c", code]
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command, env=toy.environment(), capture_output=True, text=True, timeout=280, check=False
+    )
+
+
+def test_each_process_is_told_who_it_is() -> None:
+    names = ["COORDINATOR", "PROCESSES", "PROCESS_ID", "CPU_DEVICES"]
+    code = f"""
+import os
+# In one piece: the processes write to the same pipe.
+os.write(1, " ".join(os.environ["JAXCLONE_" + name] for name in {names}).encode() + b"\\n")
+"""
+    done = run(launch("--processes", "3", "--devices", "2", "--port", "1234", code=code))
+    assert done.returncode == 0
+    assert sorted(done.stdout.splitlines()) == [f"localhost:1234 3 {i} 2" for i in range(3)]
+
+
+def test_one_that_fails_ends_the_others() -> None:
+    code = "import os, time; int(os.environ['JAXCLONE_PROCESS_ID']) and exit(3); time.sleep(60)"
+    began = time.monotonic()
+    done = run(launch("--patience", "0.1", code=code))
+    assert time.monotonic() - began < 30
+    assert done.returncode == 3
+    assert done.stderr == "process 1 of 2 ended with 3\n"
+
+
+def test_there_must_be_a_command() -> None:
+    done = run([sys.executable, str(LAUNCH), "--processes", "2"])
+    assert done.returncode == 2
+    assert "give at least one process and, after --, the command to run" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("process", "problem"), [(0, "not all others came"), (1, "process 0 does not answer")]
+)
+def test_processes_that_do_not_meet_end_with_one_line(process: int, problem: str) -> None:
+    port = free_port()
+    environment = toy.environment(
+        JAXCLONE_COORDINATOR=f"localhost:{port}",
+        JAXCLONE_PROCESSES="2",
+        JAXCLONE_PROCESS_ID=str(process),
+        JAXCLONE_TIMEOUT="2",
+    )
+    code = "from jaxclone.sharding.mesh import initialise_distributed as join; join()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: process {process} of 2: {problem} at localhost:{port} within 2 s "
+        "(JAXCLONE_TIMEOUT)\n"
+    )
+
+
+ONE_FAILS = """
+import sys, jax, numpy as np
+from jax.experimental.multihost_utils import process_allgather
+from jaxclone.sharding.mesh import fail_at_exit, initialise_distributed
+initialise_distributed()
+process_allgather(np.array(1))
+if jax.process_index() == 1:
+    fail_at_exit()
+    sys.exit("error: the disk is full")
+process_allgather(np.array(1))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_alone_does_not_wait(tmp_path: Path) -> None:
+    done = run(launch("--devices", "1", "--patience", "1", code=ONE_FAILS))
+    assert done.returncode == 1
+    assert "error: the disk is full" in done.stderr.splitlines()
+    assert done.stderr.splitlines()[-1] == "process 1 of 2 ended with 1"
+
+
+@pytest.mark.slow
+def test_a_signal_stops_all_at_one_step(toy_corpus: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(LAUNCH), "--processes", "2", "--devices", "1", "--"]
+    command += [sys.executable, toy.__file__, "--data.corpus", str(toy_corpus)]
+    command += ["--out", str(tmp_path), "--checkpoint_every", "0", "--steps", "100000"]
+    with subprocess.Popen(
+        command, env=toy.environment(), stderr=subprocess.PIPE, text=True
+    ) as process:
+        toy.wait_for_step(tmp_path, 5, process)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate()
+    assert process.returncode == 75
+    (saved,) = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+    assert err.count(f"stopped by a signal after step {saved} and saved") == 2
