@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -31,7 +32,7 @@ _WRITER_OPTIONS = "group_size:1"
 # Below this many recordings, starting processes takes longer than they save.
 _WORTH_PROCESSES = 32
 # Packages whose version can change what is built.
-_PACKAGES = ("numpy", "soundfile", "soxr", "pyworld", "array_record")
+_PACKAGES = ("numpy", "soundfile", "soxr", "array_record")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +197,9 @@ def _results(
         return
     # Spawned, since the parent may hold the threads of JAX, which do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context)
+    # An interrupt is for this process, which stops the others in its own time.
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    pool = ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=ignore)
     try:
         yield pool.map(function, rows, chunksize=8)
     finally:

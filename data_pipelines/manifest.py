@@ -75,17 +75,18 @@ def read_manifest(path: str | Path) -> list[Row]:
     for line, row in _parse(path):
         where = f"{path}:{line}"
         recording = folder / row.path
-        if Path(row.path).is_absolute() or not _inside(recording, folder):
+        # Two spellings of one path (a/./b, a link) are one recording.
+        resolved = recording.resolve()
+        inside = all(
+            place.is_relative_to(folder) for place in (Path(os.path.normpath(recording)), resolved)
+        )
+        if Path(row.path).is_absolute() or not inside:
             raise UserError(f"{where}: {row.path} leaves the folder of the manifest")
         if not recording.is_file():
             raise UserError(f"{where}: no such recording: {row.path}")
-        # Two spellings of one path (a/./b, a link) are one recording.
-        key = recording.resolve()
-        if key in first_line:
-            raise UserError(
-                f"{where}: {row.path} is listed twice (first on line {first_line[key]})"
-            )
-        first_line[key] = line
+        first = first_line.setdefault(resolved, line)
+        if first != line:
+            raise UserError(f"{where}: {row.path} is listed twice (first on line {first})")
         rows.append(dataclasses.replace(row, path=str(recording)))
     return rows
 
@@ -173,12 +174,6 @@ def _number(values: dict[str, str], name: str, where: str) -> float:
     if not (math.isfinite(number) and number >= 0):
         raise UserError(f"{where}: {name} is {text!r}, not a number of zero or more")
     return number
-
-
-def _inside(path: Path, folder: Path) -> bool:
-    """Whether a path stays in a folder, both as it is written and after following links."""
-    written = Path(os.path.normpath(path))
-    return written.is_relative_to(folder) and path.resolve().is_relative_to(folder)
 
 
 def _relative(path: str, folder: Path) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from data_pipelines import build as build_module
 from data_pipelines.build import build
@@ -54,6 +55,17 @@ def test_other_rate_and_phones(folder: Path, tmp_path: Path) -> None:
     assert len(example["waveform"]) == 22_050
     assert example["f0"] is None
     assert example["phones"] == [("a", 0, 11_025), ("b", 11_025, 22_050)], "not beyond the end"
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (96_000, 2)])
+def test_any_rate_and_channels(
+    speech: np.ndarray, tmp_path: Path, rate: int, channels: int
+) -> None:
+    samples = np.stack([io.resample(speech, 16_000, rate)] * channels, axis=1)
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "a.wav", samples, rate)
+    report = build(find_recordings(tmp_path / "in"), tmp_path / "out", SPEC)
+    assert report.seconds["train"] == pytest.approx(len(speech) / 16_000, abs=1e-3)
 
 
 def test_bad_recordings_are_skipped_and_named(folder: Path, tmp_path: Path) -> None:

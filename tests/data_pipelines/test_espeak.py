@@ -116,6 +116,8 @@ def test_failure_of_the_program_is_told(
 def test_a_verifier_tells_the_voices_apart(tmp_path: Path) -> None:
     resemblyzer = pytest.importorskip("resemblyzer")
     pytest.importorskip("espeakng_loader")
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
     encoder = resemblyzer.VoiceEncoder("cpu", verbose=False)
     rows = find_recordings(espeak.synthesize(tmp_path / "demo"))
     voices = []

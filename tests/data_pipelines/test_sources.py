@@ -118,3 +118,17 @@ def test_given_splits_stay() -> None:
 def test_too_many_held_out() -> None:
     with pytest.raises(UserError, match="cannot hold out 3 of 3 labelled speakers"):
         split_rows(grid(3, 2), 0, 3, 1)
+
+
+def test_real_recordings(recordings: Path) -> None:
+    rows = find_recordings(recordings)
+    assert not [row for row in rows if row.extra["corpus"] in {"noise", "rir"}]
+    unlabelled = {row.extra["corpus"] for row in rows if not row.speaker}
+    assert unlabelled == {"picovoice_s2i", "picovoice_wakeword"}
+    assert {"emodb/03", "librispeech/103", "vctk/p237"} < {row.speaker for row in rows}
+    rows = split_rows(rows, 0, held_out_speakers=8, held_out_texts=4)
+    test = [row for row in rows if row.split == "test"]
+    targets = {row.text for row in test if row.extra["role"] == "target"}
+    assert len({row.speaker for row in test}) == 8
+    assert len(targets) == 4
+    assert not targets & {row.text for row in rows if row.split == "train"}
