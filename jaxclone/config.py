@@ -214,7 +214,7 @@ def _first_paragraph(box: str) -> str:
         if not text.strip("─"):
             break
         lines.append(text)
-    return " ".join(lines)
+    return " ".join(lines) or box.strip()
 
 
 def _options(kind: Any, prefix: str = "--") -> list[str]:
