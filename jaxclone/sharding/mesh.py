@@ -185,8 +185,9 @@ def _take_leave() -> None:
 
 
 def _number(variable: str, default: int | None = None) -> int:
-    text = os.environ.get(variable, default)
-    try:
-        return int(text)
-    except (TypeError, ValueError):
-        raise UserError(f"{variable} must be a number, got {text!r}") from None
+    text = os.environ.get(variable)
+    if text is None and default is not None:
+        return default
+    if text is None or not text.isdecimal():
+        raise UserError(f"{variable} must be a number, got {text!r}")
+    return int(text)

@@ -216,15 +216,15 @@ class _Run:
                 stop, late = self._settle(pending, bar)
                 pending = _Pending(step, metrics, report, samples_of(batch))
                 last = step == config.steps
-                evaluate = self.valid and (last or due(step, config.eval_every))
+                valid = self.valid if last or due(step, config.eval_every) else None
                 save = last or stop or late or due(step, config.checkpoint_every)
-                if evaluate or save:
+                if valid or save:
                     self._settle(pending, bar)
                     pending = None
                 # What is written of a step is written before its checkpoint: the run that
                 # continues from there does not go through the step again.
-                if evaluate:
-                    self._evaluate(step, state, self.valid)
+                if valid:
+                    self._evaluate(step, state, valid)
                 if save:
                     self.checkpoints.save(step, state, self.loader.get_state(), config)
                     self._saved_at = time.monotonic()

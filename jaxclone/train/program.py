@@ -113,7 +113,7 @@ class Program:
             each vote, then whether each metric, in order of name, is finite.
         """
         if votes not in self._votes:
-            mine = np.tile(np.array(votes, np.int32), (jax.local_device_count(), 1))
+            mine = np.tile(np.array(votes, np.int32), (len(self.mesh.local_devices), 1))
             self._votes[votes] = jax.make_array_from_process_local_data(self._voting, mine)
         return self.train_step(state, batch, self._votes[votes])
 
