@@ -1,4 +1,4 @@
-"""Disguising a voice: what is said stays, who says it does not."""
+"""Disguising a voice: what is said and when stays, who says it does not."""
 
 from __future__ import annotations
 
@@ -7,14 +7,24 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Key
+from jaxtyping import Complex, Float, Key
 
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.audio.spectral import istft, stft
-from jaxclone.types import Array
+from jaxclone.types import Array, UserError
 
+# Seconds from one grain of the pitch shift to the next; a grain lasts twice as long.
+_GRAIN = 0.016
+# Seconds that a grain may be taken earlier or later: half a period of a voice of 60 Hz.
+_SEARCH = 0.008
+# Seconds that are compared when grains are joined.
+_MATCH = 0.012
+# Every so manieth sample is compared: the periods of voices are long.
+_STRIDE = 8
 # Quefrency in seconds below which a cepstrum is envelope: the period of a voice of 550 Hz.
 _LIFTER = 1 / 550.0
+# Bound of the gain that moves formants, dB: bands that were empty stay so.
+_MAX_GAIN_DB = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +43,13 @@ class PerturbConfig:
     eq_db: float = 2.5
     eq_terms: int = 5
 
+    def __post_init__(self) -> None:
+        if not (0 <= self.pitch < 1 and 0 <= self.formants < 1):
+            raise UserError(
+                "PerturbConfig needs pitch and formants of at least 0 and below 1, got "
+                f"{self.pitch} and {self.formants}"
+            )
+
 
 def perturb(
     keys: Key[Array, " b"],
@@ -42,74 +59,106 @@ def perturb(
 ) -> Float[Array, "b t"]:
     """Moves formants, pitch and timbre at random and leaves the timing alone.
 
-    The perturbations of Choi et al. 2021 (NANSY, §3.1), in the STFT domain: each frame's magnitude
-    is a smooth envelope times an excitation; the envelope is stretched along frequency, the
-    excitation likewise, its phases advancing as fast as its frequencies have become (a phase
-    vocoder), and the result is multiplied by a random smooth gain.
+    The perturbations of Choi et al. 2021 (NANSY, §3.1), in two steps: grains of the waveform are
+    read faster or slower, which moves pitch and formants alike, and joined where they fit; then
+    each frame's spectrum is multiplied by a smooth gain that moves its envelope to where the
+    formants shall be, and by a random equaliser.
 
     Args:
         keys: one for each example; the same key disguises the same way.
-        waveform: samples, a whole number of frames.
-        spec: the frames that the work is done in.
+        waveform: samples.
+        spec: rate of the samples, and the frames of the second step.
         config: how strongly.
 
     Returns:
-        f32 of the same shape.
+        f32 of the same shape. Mask what follows an example's end in a padded batch: the last grain
+        may reach some milliseconds beyond it.
     """
-    n_bins = spec.n_fft // 2 + 1
+    n_samples = waveform.shape[-1]
     draw = jax.vmap(lambda key: jax.random.uniform(key, (2,), minval=-1.0))(keys)
     strength = np.log1p(np.array([config.formants, config.pitch], np.float32))
     formants, pitch = jnp.exp(draw * strength).T
     weights = jax.vmap(
         lambda key: jax.random.normal(jax.random.fold_in(key, 1), (config.eq_terms,))
-    )
-    terms = np.cos(np.pi * np.outer(np.arange(1, config.eq_terms + 1), np.linspace(0, 1, n_bins)))
-    # dB to natural logarithm of the magnitude.
-    gain = weights(keys) @ terms.astype(np.float32) * (config.eq_db * np.log(10) / 20)
+    )(keys)
 
-    spectrum = stft(waveform, spec)
-    log_magnitude = 0.5 * jnp.log(spectrum.real**2 + spectrum.imag**2 + 1e-12)
-    envelope = _smooth(log_magnitude, spec)
-    moved = _stretch(envelope, formants) + _stretch(log_magnitude - envelope, pitch)
-    phase = _stretch_phase(jnp.angle(spectrum), pitch, spec)
-    return istft(jnp.exp(moved + gain[:, None]) * jnp.exp(1j * phase), spec)
+    # Zeros at both ends, so that nothing is reflected and padding a batch changes nothing.
+    pad = spec.n_fft
+    padded = jnp.pad(waveform, ((0, 0), (pad, pad)))
+    shifted = jax.vmap(lambda x, factor: _shift_pitch(x, factor, spec.sample_rate))(padded, pitch)
+    spectrum = stft(shifted, spec)
+    gain = _move_envelope(spectrum, formants / pitch, spec) + _equaliser(weights, config, spec)
+    return istft(spectrum * jnp.exp(gain), spec)[:, pad : pad + n_samples]
 
 
-def _smooth(log_magnitude: Array, spec: AudioSpec) -> Array:
-    """The part of a log spectrum that varies slowly with frequency (cepstral liftering)."""
-    cepstrum = jnp.fft.irfft(log_magnitude, axis=-1)
-    quefrency = np.minimum(np.arange(spec.n_fft), spec.n_fft - np.arange(spec.n_fft))
-    return jnp.fft.rfft(
-        cepstrum * (quefrency < _LIFTER * spec.sample_rate).astype(np.float32), axis=-1
-    ).real
+def _shift_pitch(x: Float[Array, " t"], factor: Float[Array, ""], rate: int) -> Float[Array, " t"]:
+    """Multiplies all frequencies by a factor at the same tempo.
 
+    Waveform-similarity overlap-add (Verhelst and Roelands 1993) of grains that are resampled as
+    they are read. Linear interpolation mirrors the spectrum above its old end, faintly, when the
+    factor is below 1: the gain on the envelope makes a treble of it.
+    """
+    hop, search, match = (int(seconds * rate) for seconds in (_GRAIN, _SEARCH, _MATCH))
+    n_grains = -(-x.shape[0] // hop) + 1
+    # The grain of time i * hop lies around sample margin + i * hop of the padded signal, and reads
+    # at most 2 * hop samples to its sides: factors are below 2.
+    margin = 2 * hop + search + match
+    padded = jnp.pad(x, (margin, margin + 2 * hop))
+    lags = np.arange(-search, search + 1)
 
-def _stretch(x: Float[Array, "b f k"], factor: Float[Array, " b"]) -> Float[Array, "b f k"]:
-    """Moves what is at bin k to bin k * factor, by linear interpolation."""
-    last = x.shape[-1] - 1
-    place = jnp.minimum(jnp.arange(x.shape[-1]) / factor[:, None], last)
+    def choose(shift: Array, i: Array) -> tuple[Array, Array]:
+        # What would follow the last grain if it went on, and what there is to choose from.
+        follow = margin + (i - 1) * hop + shift + jnp.round(hop * factor).astype(jnp.int32)
+        wanted = jax.lax.dynamic_slice(padded, (follow - match,), (2 * match,))[::_STRIDE]
+        around = jax.lax.dynamic_slice(
+            padded, (margin + i * hop - search - match,), (2 * (search + match),)
+        )
+        found = jnp.stack([around[k : k + len(lags)] for k in range(0, 2 * match, _STRIDE)])
+        difference = jnp.sum((found - wanted[:, None]) ** 2, axis=0)
+        # A little against leaving the true time, which alone decides in silence.
+        shift = jnp.asarray(lags)[jnp.argmin(difference + 1e-9 * np.abs(lags))]
+        return shift, shift
+
+    _, shifts = jax.lax.scan(choose, jnp.int32(0), jnp.arange(1, n_grains))
+    centre = margin + jnp.arange(n_grains) * hop + jnp.pad(shifts, (1, 0))
+    place = centre[:, None] + jnp.arange(-hop, hop) * factor
     low = jnp.floor(place).astype(jnp.int32)
-    share = (place - low)[:, None]
-    below = jnp.take_along_axis(x, low[:, None], axis=-1)
-    above = jnp.take_along_axis(x, jnp.minimum(low + 1, last)[:, None], axis=-1)
-    return below * (1 - share) + above * share
+    share = place - low
+    grains = padded[low] * (1 - share) + padded[low + 1] * share
+
+    # Two neighbouring Hann windows add up to one.
+    grains = grains * np.hanning(2 * hop + 1)[:-1].astype(np.float32)
+    return (grains[:-1, hop:] + grains[1:, :hop]).reshape(-1)[: x.shape[0]]
 
 
-def _stretch_phase(
-    phase: Float[Array, "b f k"], factor: Float[Array, " b"], spec: AudioSpec
-) -> Float[Array, "b f k"]:
-    """Phases of the stretched spectrum: each bin advances `factor` times as fast as its origin."""
-    n_bins = phase.shape[-1]
-    origin = jnp.round(jnp.minimum(jnp.arange(n_bins) / factor[:, None], n_bins - 1))
-    origin = origin.astype(jnp.int32)[:, None]
-    phase = jnp.take_along_axis(phase, origin, axis=-1)
-    expected = 2 * np.pi * spec.hop_length / spec.n_fft * origin
-    advance = expected + _wrap(jnp.diff(phase, axis=1) - expected)
-    # Wrapped before the sum, which in f32 would lose the phases of high frequencies otherwise.
-    total = jnp.cumsum(_wrap(advance * factor[:, None, None]), axis=1)
-    return phase[:, :1] + jnp.pad(total, ((0, 0), (1, 0), (0, 0)))
+def _move_envelope(
+    spectrum: Complex[Array, "b frames bins"], factor: Float[Array, " b"], spec: AudioSpec
+) -> Float[Array, "b frames bins"]:
+    """Log gain that stretches the smooth envelope of each frame along frequency by a factor.
+
+    The envelope is the first cosines of the log magnitude (cepstral liftering); to stretch it is to
+    evaluate these elsewhere.
+    """
+    n_bins = spectrum.shape[-1]
+    quefrency = np.arange(int(_LIFTER * spec.sample_rate))
+    grid = np.linspace(0, 1, n_bins)
+    here = np.cos(np.pi * grid[:, None] * quefrency).astype(np.float32)
+    # Trapezoidal weights make the sum over bins the inverse of an even transform.
+    weight = np.where((grid == 0) | (grid == 1), 0.5, 1.0)[:, None] / (n_bins - 1)
+    analysis = (here * weight * np.where(quefrency == 0, 1, 2)).astype(np.float32)
+
+    log_magnitude = 0.5 * jnp.log(spectrum.real**2 + spectrum.imag**2 + 1e-12)
+    place = jnp.minimum(grid.astype(np.float32) / factor[:, None], 1.0)
+    there = jnp.cos(np.pi * place[..., None] * quefrency.astype(np.float32))
+    gain = jnp.einsum("bfk,kq,bjq->bfj", log_magnitude, analysis, there - here)
+    bound = _MAX_GAIN_DB * np.log(10) / 20
+    return jnp.clip(gain, -bound, bound)
 
 
-def _wrap(phase: Array) -> Array:
-    """To [-π, π]."""
-    return phase - 2 * np.pi * jnp.round(phase / (2 * np.pi))
+def _equaliser(
+    weights: Float[Array, "b terms"], config: PerturbConfig, spec: AudioSpec
+) -> Float[Array, "b 1 bins"]:
+    """Log gain of a random, smooth frequency response."""
+    grid = np.linspace(0, 1, spec.n_fft // 2 + 1)
+    terms = np.cos(np.pi * np.outer(np.arange(1, config.eq_terms + 1), grid)).astype(np.float32)
+    return (weights @ terms)[:, None] * (config.eq_db * np.log(10) / 20)
