@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,12 @@ import numpy as np
 from flax import struct
 from jaxtyping import Bool, Int
 
-# An array on a device or on the host. Use it inside jaxtyping: Float[Array, "b t"].
-Array = jax.Array | np.ndarray
+# An array on a device or on the host. Use it inside jaxtyping: Float[Array, "b t"]. Its shapes and
+# types are checked when tests run; a static checker, which knows neither, takes it as given.
+if TYPE_CHECKING:
+    Array = Any
+else:
+    Array = jax.Array | np.ndarray
 # A nested container of arrays. Fields of pytree dataclasses carry this type too: JAX rebuilds
 # them with shapes, shardings or tracers in place of arrays.
 Tree = Any
@@ -22,8 +26,7 @@ class UserError(ValueError):
     """A mistake of the user's, told in one line; the command line prints it and exits with 1."""
 
 
-@struct.dataclass
-class Batch:
+class Batch(struct.PyTreeNode):
     """Examples of one step; the first axis is the (global) batch.
 
     Attributes:
@@ -46,8 +49,7 @@ class Batch:
     reference_length: Tree = None
 
 
-@struct.dataclass
-class Episode:
+class Episode(struct.PyTreeNode):
     """One meta-learning step: per task (speaker) a support and a query set.
 
     Both are `Batch`es with two leading axes [tasks, shots, ...].
@@ -57,8 +59,7 @@ class Episode:
     query: Batch
 
 
-@struct.dataclass
-class Voice:
+class Voice(struct.PyTreeNode):
     """What is kept of a person: a few vectors, never the recordings.
 
     Attributes:

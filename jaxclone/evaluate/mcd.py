@@ -8,8 +8,6 @@ the published scripts some include it, and their numbers are not comparable with
 from __future__ import annotations
 
 import functools
-import warnings
-from types import ModuleType
 
 import librosa
 import numpy as np
@@ -99,17 +97,18 @@ def mel_cepstrum(
     Raises:
         UserError: the rate is not one of `ALPHA`, or the recording is shorter than a frame.
     """
+    import pyworld
+
     if sample_rate not in ALPHA:
         rates = ", ".join(map(str, ALPHA))
         raise UserError(f"MCD is defined here at {rates} Hz, not at {sample_rate} Hz")
     if len(waveform) < FRAME_PERIOD * sample_rate:
         raise UserError(f"MCD needs at least 5 ms of sound, got {len(waveform)} samples")
-    world = _world()
     level = np.sqrt(np.mean(np.square(waveform, dtype=np.float64))) or 1.0
     signal = np.ascontiguousarray(waveform, np.float64) / level
-    f0, times = world.dio(signal, sample_rate, frame_period=1000 * FRAME_PERIOD)
-    f0 = world.stonemask(signal, f0, times, sample_rate)
-    envelope = world.cheaptrick(signal, f0, times, sample_rate) + _POWER_FLOOR
+    f0, times = pyworld.dio(signal, sample_rate, frame_period=1000 * FRAME_PERIOD)
+    f0 = pyworld.stonemask(signal, f0, times, sample_rate)
+    envelope = pyworld.cheaptrick(signal, f0, times, sample_rate) + _POWER_FLOOR
     if drop_silence_db is not None:
         power = envelope.mean(axis=1)
         envelope = envelope[power >= power.max() * 10 ** (-drop_silence_db / 10)]
@@ -135,15 +134,3 @@ def _warped_cosines(n_bins: int, alpha: float) -> np.ndarray:
         for d in range(2, ORDER + 1):
             warped[:, d] = last[:, d - 1] + alpha * (last[:, d] - warped[:, d - 1])
     return warped
-
-
-@functools.cache
-def _world() -> ModuleType:
-    try:
-        with warnings.catch_warnings():
-            # pyworld asks pkg_resources for its own version, which setuptools 80 calls deprecated.
-            warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)
-            import pyworld
-    except ImportError as error:
-        raise UserError(f"MCD cannot load pyworld ({error}): pip install jaxclone") from None
-    return pyworld

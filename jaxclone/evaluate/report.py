@@ -110,6 +110,23 @@ SCORES = {
         _HIGHER,
         "conversions more similar to the target than their source was",
     ),
+    "f0_rmse_cents": Score(
+        "F0 error",
+        "cents",
+        0,
+        _LOWER,
+        "pitch, against the target's own recording; 100 cents are a semitone",
+    ),
+    "f0_correlation": Score(
+        "F0 correlation", "", 2, _HIGHER, "melody, against the target's own recording"
+    ),
+    "f0_voicing_error": Score(
+        "Voicing error",
+        "%",
+        1,
+        _LOWER,
+        "frames with a pitch where the target's own recording has none, or the reverse",
+    ),
     "wer": Score("WER", "%", 1, _LOWER, "words that a recogniser gets wrong, against the text"),
     "cer": Score(
         "CER", "%", 1, _LOWER, "characters that a recogniser gets wrong, against the text"

@@ -7,8 +7,7 @@ from flax import struct
 from jaxclone.types import Tree
 
 
-@struct.dataclass
-class ModelState:
+class ModelState(struct.PyTreeNode):
     """One set of parameters and its optimiser.
 
     Attributes:
@@ -22,8 +21,7 @@ class ModelState:
     variables: Tree = struct.field(default_factory=dict)
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """A run that optimises one set of parameters.
 
     Attributes:
@@ -39,8 +37,7 @@ class TrainState:
     frozen: Tree
 
 
-@struct.dataclass
-class GanState:
+class GanState(struct.PyTreeNode):
     """A run with a generator and a discriminator, each with its own optimiser."""
 
     step: Tree
