@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import socket
 import subprocess
@@ -9,8 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import matplotlib.image
+import numpy as np
 import pytest
 import toy
+
+from jaxclone.train.loop import fit
+from jaxclone.train.tracking import read_metrics
 
 LAUNCH = Path(toy.__file__).resolve().parent.parent / "launch" / "local.py"
 
@@ -115,3 +121,32 @@ def test_a_signal_stops_all_at_one_step(toy_corpus: Path, tmp_path: Path) -> Non
     assert process.returncode == 75
     (saved,) = [path.name for path in (tmp_path / "checkpoints").iterdir()]
     assert err.count(f"stopped by a signal after step {saved} and saved") == 2
+
+
+EVALUATED = """
+import dataclasses, sys, toy
+from jaxclone.sharding.mesh import MeshConfig, initialise_distributed
+from jaxclone.train.loop import fit
+initialise_distributed()
+corpus, out = sys.argv[1:]
+run = toy.config(corpus, out, steps=2, mesh=MeshConfig(data=1, fsdp=-1))
+run = dataclasses.replace(run, valid=run.data, eval_batches=2)
+fit(run, toy.task(run))
+"""
+
+
+@pytest.mark.slow
+def test_evaluation_and_showcase_are_those_of_one_process(toy_corpus: Path, tmp_path: Path) -> None:
+    arguments = [str(toy_corpus), str(tmp_path / "two")]
+    done = run([*launch("--devices", "2", code=EVALUATED), *arguments])
+    assert done.returncode == 0, done.stderr
+    config = toy.config(toy_corpus, tmp_path / "one", steps=2, eval_batches=2)
+    config = dataclasses.replace(config, valid=config.data)
+    fit(config, toy.task(config))
+    two, one = (read_metrics(tmp_path / name)[-1] for name in ("two", "one"))
+    assert two["valid/loss"] == pytest.approx(one["valid/loss"], rel=1e-5)
+    media = [tmp_path / name / "media" / "2" for name in ("one", "two")]
+    sounds = [(folder / "voices" / "first.wav").read_bytes() for folder in media]
+    assert sounds[0] == sounds[1]
+    kernels = [matplotlib.image.imread(folder / "kernel.png") for folder in media]
+    np.testing.assert_allclose(kernels[0], kernels[1], atol=0.02)
