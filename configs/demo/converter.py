@@ -7,7 +7,7 @@ Time: 4 to 5 minutes.
 Score: mel L1 of about 0.5 (natural log) on unseen sentences of training voices.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from data_pipelines.loader import CropConfig
 from jaxclone.models.converter import ConverterConfig
@@ -21,7 +21,12 @@ def get_config(size: Literal["demo", "smoke"] = "demo") -> ConversionConfig:
     """A small converter; `smoke` only proves that it runs."""
     smoke = size == "smoke"
     batch = 4 if smoke else 16
-    reading = {"crop_seconds": 2.0, "reference_seconds": 3.0, "f0": True, "labelled": True}
+    reading: dict[str, Any] = {
+        "crop_seconds": 2.0,
+        "reference_seconds": 3.0,
+        "f0": True,
+        "labelled": True,
+    }
     converter = ConverterConfig(bottleneck=4, width=16, layers=2, adapter_rank=2)
     return ConversionConfig(
         name="demo-converter",

@@ -10,13 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
 from jaxclone.cli import data, evaluate, train
 from jaxclone.cli.options import parse
 
+T = TypeVar("T")
 STAGES = ("pretrain", "converter", "vocoder", "meta")
 # What each stage starts from.
 STARTS = {"converter": ("pretrain",), "meta": ("converter",)}
@@ -104,7 +105,7 @@ def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
     seconds[name] = round(time.monotonic() - start, 1)
 
 
-def _run(verb: Callable[[Sequence[str]], dict[str, Any]], name: str, *args: str) -> dict[str, Any]:
+def _run(verb: Callable[[Sequence[str]], T], name: str, *args: str) -> T:
     """Runs a verb in this process, showing the command that would do the same."""
     print(f"\n$ jaxclone {name} {shlex.join(args)}", file=sys.stderr, flush=True)
     return verb(args)

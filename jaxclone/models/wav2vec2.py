@@ -125,12 +125,12 @@ class Wav2Vec2Config:
         """Trains in minutes on a CPU; one frame for each hop of 320 samples."""
         return cls(
             mel=AudioSpec(),
-            conv_width=128,
+            conv_width=96,
             feature_grad_scale=1.0,
-            width=160,
-            layers=4,
+            width=128,
+            layers=3,
             heads=4,
-            mlp_width=640,
+            mlp_width=384,
             norm_first=True,
             positional_kernel=64,
             positional_groups=16,
@@ -193,7 +193,7 @@ class Wav2Vec2Config:
         frames = samples + 2 * self.padding
         for kernel, stride in zip(self.conv_kernels, self.conv_strides):
             frames = (frames - kernel) // stride + 1
-        return jnp.maximum(frames, 0) if isinstance(frames, Array) else max(frames, 0)
+        return max(frames, 0) if isinstance(frames, int) else jnp.maximum(frames, 0)
 
 
 @struct.dataclass
@@ -288,7 +288,7 @@ class Wav2Vec2Encoder(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(config, self.dtype, name="layers")
         if layer_keys is not None:
-            layer_keys = jnp.stack(split_keys(layer_keys, config.layers))
+            layer_keys = jnp.stack(split_keys(layer_keys, config.layers))  # type: ignore[arg-type]
         last, hidden = stack(x, mask, layer_keys)
         return EncoderOutput(
             stem,
@@ -338,6 +338,7 @@ class _MelStem(nn.Module):
     @nn.compact
     def __call__(self, waveform: Array, length: Array) -> Array:
         config = self.config
+        assert config.mel is not None, "the other stem is for models without a mel"
         mel = log_mel(waveform, config.mel, length)
         mask = length_mask(config.frame_length(length), mel.shape[1])[..., None]
         # Log-mel lies in about [-11.5, 2]; this brings it to the order of one.

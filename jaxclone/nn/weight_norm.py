@@ -134,7 +134,7 @@ class WeightNormConvTranspose(nn.Module):
         kernel = kernel.transpose(1, 0, 2).reshape(channels, taps * self.features)
         spread = x.astype(self.dtype) @ kernel.astype(self.dtype)
         spread = spread.reshape(batch, time, pieces, self.stride * self.features)
-        total = sum(
+        total: Array = sum(
             jnp.pad(spread[:, :, i], ((0, 0), (i, pieces - 1 - i), (0, 0))) for i in range(pieces)
         )
         start = (self.kernel_size - self.stride) // 2
