@@ -36,9 +36,9 @@ def get_config(size: Literal["demo", "smoke"] = "demo") -> ConversionConfig:
         data=CropConfig(batch_size=batch, **reading),
         valid=CropConfig(split="valid", batch_size=batch, **reading),
         optim=OptimConfig(
-            learning_rate=2e-3, warmup_steps=4 if smoke else 30, schedule="cosine", clip_norm=1.0
+            learning_rate=3e-3, warmup_steps=4 if smoke else 30, schedule="cosine", clip_norm=1.0
         ),
-        steps=6 if smoke else 600,
+        steps=6 if smoke else 900,
         log_every=2 if smoke else 10,
         eval_batches=2,
     )

@@ -22,15 +22,15 @@ def get_config(size: Literal["demo", "smoke"] = "demo") -> PretrainConfig:
     return PretrainConfig(
         name="demo-pretrain",
         model=sizes.tiny() if smoke else sizes.mini(),
-        data=CropConfig(batch_size=4 if smoke else 16, crop_seconds=2.0),
-        valid=CropConfig(split="valid", batch_size=4 if smoke else 16, crop_seconds=2.0),
+        data=CropConfig(batch_size=4 if smoke else 8, crop_seconds=2.0),
+        valid=CropConfig(split="valid", batch_size=4 if smoke else 8, crop_seconds=2.0),
         negatives=50,
         # Few updates: the temperature falls as far as it does over the published schedule.
         temperature=TemperatureConfig(2.0, 0.5, 0.995),
         optim=OptimConfig(
-            learning_rate=2e-3, warmup_steps=4 if smoke else 30, schedule="linear", eps=1e-6
+            learning_rate=1.5e-3, warmup_steps=4 if smoke else 30, schedule="linear", eps=1e-6
         ),
-        steps=6 if smoke else 400,
+        steps=6 if smoke else 1000,
         log_every=2 if smoke else 10,
         eval_batches=2,
     )

@@ -99,7 +99,7 @@ def lesson_loss(
 
 
 def cut(
-    waveforms: Sequence[Float[np.ndarray, " t"]], audio_frames: int, hop: int
+    waveforms: Sequence[Float[np.ndarray, " _"]], audio_frames: int, hop: int
 ) -> tuple[Float[np.ndarray, "b s"], Int[np.ndarray, " b"]]:
     """Cuts recordings into pieces of `audio_frames` frames, the last of each padded.
 
@@ -115,7 +115,7 @@ def cut(
 def enroll(
     networks: VoiceConversion,
     params: Tree,
-    waveforms: Sequence[Float[np.ndarray, " t"]],
+    waveforms: Sequence[Float[np.ndarray, " _"]],
     config: AdaptConfig,
     steps: int = 0,
 ) -> Voice:

@@ -38,6 +38,8 @@ class DemoOptions:
         where: with --data, keep only the rows of a manifest whose column has one of these values,
             as in `--where corpus=librispeech,vctk`.
         held_out: with --data, voices kept from training.
+        held_out_texts: with --data, sentences kept from training, of those that several of the
+            held-out voices say: only such conversions have a true answer to compare with.
         out: folder for everything that is made.
         pairs: conversions to score.
         seed: of everything random.
@@ -47,6 +49,7 @@ class DemoOptions:
     data: Path | None = None
     where: tuple[str, ...] = ()
     held_out: int = 8
+    held_out_texts: int = 8
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/demo")
     pairs: int = 24
     seed: int = 0
@@ -67,6 +70,7 @@ def main(args: Sequence[str]) -> dict[str, Any]:
                 source += ["--scale", "tiny"]
             if options.data:
                 source += ["--held-out-speakers", str(options.held_out)]
+                source += ["--held-out-texts", str(options.held_out_texts)]
                 source += ["--where", *options.where] if options.where else []
             _run(data.main, "data", "build", *source, "--out", corpus, "--seed", str(options.seed))
 

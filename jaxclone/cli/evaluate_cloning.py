@@ -21,7 +21,16 @@ from jaxclone.synthesis.cloner import Cloner
 
 # Conversions that the report lets one listen to.
 _HEARD = 6
-_PACKAGES = ("jax", "flax", "optax", "grain", "orbax-checkpoint", "librosa", "pyworld", "resemblyzer")
+_PACKAGES = (
+    "jax",
+    "flax",
+    "optax",
+    "grain",
+    "orbax-checkpoint",
+    "librosa",
+    "pyworld-prebuilt",
+    "resemblyzer",
+)
 
 
 @dataclasses.dataclass(frozen=True)

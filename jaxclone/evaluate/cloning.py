@@ -121,7 +121,7 @@ def make_pairs(corpus: Corpus, split: str = "test", count: int = 24) -> list[Pai
 
 def reference_of(
     corpus: Corpus, references: Sequence[int], seconds: float
-) -> list[Float[np.ndarray, " t"]]:
+) -> list[Float[np.ndarray, " _"]]:
     """The first `seconds` of these recordings, in pieces."""
     left = round(seconds * corpus.spec.sample_rate)
     waveforms = []

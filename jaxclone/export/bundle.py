@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from jaxclone.adapt.enroll import AdaptConfig
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.config import from_data, to_data
 from jaxclone.models.converter import ConverterConfig
-from jaxclone.models.hifigan import Generator, HiFiGANConfig
+from jaxclone.models.vocoder import GeneratorConfig, make_generator
 from jaxclone.models.speaker import SpeakerEncoderConfig
 from jaxclone.models.voice_conversion import VoiceConversion
 from jaxclone.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2Encoder
@@ -45,7 +45,7 @@ _KINDS = {
     "speaker": SpeakerEncoderConfig,
     "converter": ConverterConfig,
     "adapter": AdaptConfig,
-    "vocoder": HiFiGANConfig,
+    "vocoder": GeneratorConfig,
 }
 _CONVERSION = ("encoder", "speaker", "converter")
 _WEIGHTS, _CONFIG, _CARD = "model.safetensors", "config.json", "README.md"
@@ -223,7 +223,8 @@ def _expected(configs: Mapping[str, Any], audio: AudioSpec) -> dict[str, Tree]:
     for name, config in configs.items():
         kind = _KINDS.get(name)
         if kind and not isinstance(config, kind):
-            raise UserError(f"model {name} is a {type(config).__name__}, not a {kind.__name__}")
+            wanted = " or ".join(k.__name__ for k in get_args(kind) or (kind,))
+            raise UserError(f"model {name} is a {type(config).__name__}, not a {wanted}")
     key = rng.root(0)
     shapes: dict[str, Tree] = {}
     try:
@@ -236,7 +237,7 @@ def _expected(configs: Mapping[str, Any], audio: AudioSpec) -> dict[str, Tree]:
             shapes["encoder"] = jax.eval_shape(encoder.init, key, waveform, length)["params"]
         if "vocoder" in configs:
             configs["vocoder"].require(audio)
-            generator, mel = Generator(configs["vocoder"]), jnp.zeros((1, 1, audio.n_mels))
+            generator, mel = make_generator(configs["vocoder"]), jnp.zeros((1, 4, audio.n_mels))
             shapes["vocoder"] = jax.eval_shape(generator.init, key, mel)["params"]
     except UserError:
         raise

@@ -40,7 +40,7 @@ class ConverterConfig:
     @classmethod
     def mini(cls) -> ConverterConfig:
         """Trains in minutes on a CPU."""
-        return cls(bottleneck=32, width=192, layers=6)
+        return cls(bottleneck=32, width=160, layers=6, kernel=3)
 
     @classmethod
     def tiny(cls) -> ConverterConfig:

@@ -16,7 +16,7 @@ from jaxclone.adapt.enroll import AdaptConfig, enroll
 from jaxclone.audio import pitch
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.export.bundle import Bundle, fingerprint, load_bundle
-from jaxclone.models.hifigan import Generator, HiFiGANConfig, context_frames
+from jaxclone.models.vocoder import GeneratorConfig, context_frames, make_generator
 from jaxclone.models.voice_conversion import VoiceConversion
 from jaxclone.synthesis.chunks import overlap_add, windows
 from jaxclone.types import Array, Tree, UserError, Voice, length_mask
@@ -45,7 +45,7 @@ class Cloner:
 
     networks: VoiceConversion
     params: Tree
-    vocoder_config: HiFiGANConfig
+    vocoder_config: GeneratorConfig
     vocoder: Tree
     adapt: AdaptConfig = AdaptConfig()
     fingerprint: str = ""
@@ -85,7 +85,7 @@ class Cloner:
         """What waveforms and mels are."""
         return self.networks.audio
 
-    def enroll(self, waveforms: Sequence[Float[np.ndarray, " t"]], steps: int = 0) -> Voice:
+    def enroll(self, waveforms: Sequence[Float[np.ndarray, " _"]], steps: int = 0) -> Voice:
         """Makes a Voice of recordings at `audio.sample_rate`; 3 to 5 s in all are enough."""
         return enroll(self.networks, self.params, waveforms, self.adapt, steps)
 
@@ -172,5 +172,5 @@ def _speak(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _vocode(config: HiFiGANConfig, params: Tree, mel: Array) -> Array:
-    return Generator(config).apply({"params": params}, mel)
+def _vocode(config: GeneratorConfig, params: Tree, mel: Array) -> Array:
+    return make_generator(config).apply({"params": params}, mel)

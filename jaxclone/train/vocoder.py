@@ -20,7 +20,8 @@ from jaxclone.losses.adversarial import (
 )
 from jaxclone.losses.spectral import RESOLUTIONS, Resolution, mel_l1, multi_resolution_stft
 from jaxclone.models.discriminators import DiscriminatorConfig, Discriminators, Judgement
-from jaxclone.models.hifigan import Generator, HiFiGANConfig
+from jaxclone.models.hifigan import HiFiGANConfig
+from jaxclone.models.vocoder import GeneratorConfig, make_generator
 from jaxclone.nn.weight_norm import SPECTRAL, power_iteration
 from jaxclone.train import optim
 from jaxclone.train.optim import OptimConfig
@@ -42,7 +43,7 @@ _PUBLISHED = OptimConfig(
 
 @dataclasses.dataclass(frozen=True)
 class VocoderConfig(RunConfig):
-    """A HiFi-GAN (Kong et al. 2020 §2.3; jik876/hifi-gan `train.py`).
+    """A vocoder, trained as HiFi-GAN is (Kong et al. 2020 §2.3; jik876/hifi-gan `train.py`).
 
     Attributes:
         generator: sizes of the vocoder.
@@ -58,7 +59,7 @@ class VocoderConfig(RunConfig):
             `adversarial_start` on.
     """
 
-    generator: HiFiGANConfig = HiFiGANConfig()
+    generator: GeneratorConfig = HiFiGANConfig()
     discriminators: DiscriminatorConfig = DiscriminatorConfig()
     mel_weight: float = 45.0
     feature_weight: float = 2.0
@@ -92,7 +93,7 @@ class _Networks:
     def __init__(self, config: VocoderConfig) -> None:
         self.config = config
         dtype = jnp.bfloat16 if config.precision == "bf16" else jnp.float32
-        self.generator = Generator(config.generator, dtype)
+        self.generator = make_generator(config.generator, dtype)
         self.discriminators = Discriminators(config.discriminators, dtype)
         self.generator_tx, self.schedule = optim.make_optimizer(
             config.generator_optim, config.steps
@@ -105,7 +106,7 @@ class _Networks:
         audio = self.config.audio
         params = pretrained.get("vocoder")
         if params is None:
-            mel = jnp.zeros((1, 1, audio.n_mels))
+            mel = jnp.zeros((1, 4, audio.n_mels))
             params = self.generator.init(rng.stream(key, "generator"), mel)["params"]
         variables = self.discriminators.init(
             rng.stream(key, "discriminators"), jnp.zeros((1, audio.sample_rate))
@@ -135,11 +136,8 @@ class _Networks:
         def update(model: ModelState) -> tuple[ModelState, Metrics]:
             return self.update_discriminators(model, batch.waveform, fake)
 
-        discriminator, judge_metrics = jax.lax.cond(
-            adversarial,
-            update,
-            lambda model: (model, _zeros(update, model)[1]),
-            state.discriminator,
+        discriminator, judge_metrics = self.once(
+            adversarial, update, lambda model: (model, _zeros(update, model)[1]), state.discriminator
         )
 
         def loss_fn(fake: Array, batch: Batch) -> tuple[Array, Metrics]:
@@ -208,15 +206,29 @@ class _Networks:
             matching, more = feature_matching_loss(real_maps, maps)
             return convincing + config.feature_weight * matching, metrics | more
 
-        judged, more = jax.lax.cond(adversarial, convince, lambda x: _zeros(convince, x), fake)
+        judged, more = self.once(adversarial, convince, lambda x: _zeros(convince, x), fake)
         return loss + judged, metrics | more
+
+    def once(
+        self, adversarial: Array, then: Callable[[Any], Any], before: Callable[[Any], Any], x: Any
+    ) -> Any:
+        """`then(x)` from `adversarial_start` on.
+
+        Without a conditional where there is nothing before: on CPU, XLA runs the convolutions in
+        one several times slower than elsewhere.
+        """
+        if not self.config.adversarial_start:
+            return then(x)
+        return jax.lax.cond(adversarial, then, before, x)
 
     def mel(self, batch: Batch) -> Array:
         return log_mel(batch.waveform, self.config.audio, batch.length)
 
-    def generate(self, params: Tree, mel: Array, batch: Batch) -> Array:
+    def generate(
+        self, params: Tree, mel: Array, batch: Batch, frames: Array | None = None
+    ) -> Array:
         """Waveforms of the batch's mels, zero where the recordings are padded."""
-        fake = self.generator.apply({"params": params}, mel)
+        fake = self.generator.apply({"params": params}, mel, frames)
         fake = jnp.pad(fake, ((0, 0), (0, batch.waveform.shape[1] - fake.shape[1])))
         return fake * length_mask(batch.length, fake.shape[1])
 
@@ -226,7 +238,8 @@ class _Networks:
     def evaluate(self, state: GanState, batch: Batch) -> Metrics:
         """Copy synthesis: distances of recordings and the vocoder's rendering of their mels."""
         audio, truth, length = self.config.audio, batch.waveform, batch.length
-        fake = self.generate(state.generator.params, self.mel(batch), batch)
+        frames = length // audio.hop_length
+        fake = self.generate(state.generator.params, self.mel(batch), batch, frames)
         loss, metrics = mel_l1(fake, truth, audio, length)
         _, more = multi_resolution_stft(fake, truth, audio, self.config.resolutions, length)
         return {**metrics, **more, "loss": loss}
