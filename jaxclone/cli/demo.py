@@ -16,6 +16,7 @@ import tyro
 
 from jaxclone.cli import data, evaluate, train
 from jaxclone.cli.options import parse
+from jaxclone.export.bundle import load_bundle, save_bundle
 
 T = TypeVar("T")
 STAGES = ("pretrain", "converter", "vocoder", "meta")
@@ -28,8 +29,8 @@ class DemoOptions:
     """The whole way at miniature scale, in about a quarter of an hour on two CPU cores.
 
     Builds a corpus, pretrains the encoder, trains converter and vocoder, meta-trains the adapters,
-    clones voices that were held out of all that, and scores them: `clone.wav`, `metrics.json` and
-    `report.html` in the output folder. Each stage is an ordinary verb with an ordinary config,
+    clones voices that were held out of all that, and scores them: `clone.wav`, `metrics.json`,
+    `report.html` and the `bundle` of the models in the output folder. Each stage is an ordinary verb with an ordinary config,
     printed before it runs; starting the demo again continues where it was.
 
     Attributes:
@@ -88,8 +89,9 @@ def main(args: Sequence[str]) -> dict[str, Any]:
             _run(train.main, "train", *command)
 
     with _stage("evaluate", seconds):
+        bundle = _join(out / "bundle", out / "meta" / "bundle", out / "vocoder" / "bundle")
         command = [
-            *("--model", str(out / "meta" / "bundle"), str(out / "vocoder" / "bundle")),
+            *("--model", str(bundle)),
             *("--corpus", corpus),
             *("--pairs", str(options.pairs)),
             *("--out", str(out)),
@@ -100,6 +102,14 @@ def main(args: Sequence[str]) -> dict[str, Any]:
     result = {**scores, "seconds_by_stage": seconds, "seed": options.seed}
     (out / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
     return result
+
+
+def _join(folder: Path, *parts: Path) -> Path:
+    """Bundles as one, with the model cards of all."""
+    whole = load_bundle(*parts)
+    card = "\n\n".join((part / "README.md").read_text("utf-8") for part in parts)
+    save_bundle(folder, whole.models, whole.configs, whole.audio, card=card)
+    return folder
 
 
 @contextlib.contextmanager

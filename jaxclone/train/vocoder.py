@@ -137,7 +137,10 @@ class _Networks:
             return self.update_discriminators(model, batch.waveform, fake)
 
         discriminator, judge_metrics = self.once(
-            adversarial, update, lambda model: (model, _zeros(update, model)[1]), state.discriminator
+            adversarial,
+            update,
+            lambda model: (model, _zeros(update, model)[1]),
+            state.discriminator,
         )
 
         def loss_fn(fake: Array, batch: Batch) -> tuple[Array, Metrics]:
