@@ -29,9 +29,9 @@ class DemoOptions:
     """The whole way at miniature scale, in about a quarter of an hour on two CPU cores.
 
     Builds a corpus, pretrains the encoder, trains converter and vocoder, meta-trains the adapters,
-    clones voices that were held out of all that, and scores them: `clone.wav`, `metrics.json`,
-    `report.html` and the `bundle` of the models in the output folder. Each stage is an ordinary verb with an ordinary config,
-    printed before it runs; starting the demo again continues where it was.
+    clones voices that were held out of all that, and scores them. The output folder gets
+    `report.html`, `clone.wav`, `metrics.json` and `bundle/`, the models. Each stage is an ordinary
+    verb with an ordinary config, printed before it runs; starting the demo again continues it.
 
     Attributes:
         data: a folder of recordings, FOLDER/<speaker>/*.wav (flac, mp3, ogg) or one with a

@@ -29,8 +29,8 @@ class Wav2Vec2Config:
     """Sizes of the encoder; the defaults are those of the published BASE.
 
     Attributes:
-        mel: None for the published stem of convolutions over samples. An AudioSpec makes the stem two
-            convolutions over log-mel frames instead, as w2v-BERT does (Chung et al. 2021 §3.1):
+        mel: None for the published stem of convolutions over samples. An AudioSpec makes the stem
+            two convolutions over log-mel frames instead, as w2v-BERT does (Chung et al. 2021 §3.1):
             spectra need not be learnt first, so that a small model is of use within minutes.
         conv_width: channels of the convolutional stem.
         conv_kernels: taps of each convolution of the stem.

@@ -51,7 +51,7 @@ def voice(cloner, speakers):
 
 
 def test_a_bundle_without_a_vocoder_is_told(cloner):
-    models = {k: v for k, v in cloner.params.items()}
+    models = dict(cloner.params)
     with pytest.raises(UserError, match="cloning needs the models vocoder"):
         Cloner.of(Bundle(models, CONFIGS, SPEC))
 

@@ -147,7 +147,7 @@ def test_second_order_gradients_are_not_first_order_ones(batch, meta_sizes):
     for first_order in (False, True):
         adapt = dataclasses.replace(meta_sizes["adapt"], first_order=first_order)
         task, state = start(MetaConfig(**{**meta_sizes, "adapt": adapt}))
-        after, metrics = jax.jit(task.step)(state, episode_of(batch))
+        after, _ = jax.jit(task.step)(state, episode_of(batch))
         gradients.append(flat(after.model.opt_state))
         assert np.isfinite(gradients[-1]).all()
     assert np.abs(gradients[0] - gradients[1]).max() > 1e-6
