@@ -33,5 +33,5 @@ def stream(
 
 
 def per_example(key: Key[Array, ""], example: Int[Array, " b"]) -> Key[Array, " b"]:
-    """One key an example: what it draws does not depend on its place in the batch or on the mesh."""
+    """One key an example: what it draws depends on neither its place in the batch nor the mesh."""
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(example)
