@@ -1,4 +1,4 @@
-"""`jaxclone evaluate cloning`: clone the held-out voices of a corpus, score them, write a report."""
+"""`jaxclone evaluate cloning`: clone the held-out voices of a corpus, score them, report."""
 
 from __future__ import annotations
 
@@ -168,8 +168,8 @@ def _write(
             f"{run.name}\n{(run / 'config.json').read_text('utf-8')}" for run in options.runs
         ),
         notes=(
-            f"{scores['pairs']} conversions between voices that no training heard, each enrolled on "
-            f"{options.reference_seconds:g} s of recording."
+            f"{scores['pairs']} conversions between voices that no training heard, each enrolled "
+            f"on {options.reference_seconds:g} s of recording."
         ),
     )
 

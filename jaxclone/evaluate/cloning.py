@@ -124,7 +124,7 @@ def reference_of(
 ) -> list[Float[np.ndarray, " _"]]:
     """The first `seconds` of these recordings, in pieces."""
     left = round(seconds * corpus.spec.sample_rate)
-    waveforms = []
+    waveforms: list[np.ndarray] = []
     for i in references:
         if left < corpus.spec.sample_rate // 2 and waveforms:
             break
@@ -213,10 +213,15 @@ def summarise(
     """Means over the pairs that have each score."""
 
     def mean(name: str) -> float | None:
-        values = [r.scores[name] for r in results if r.scores.get(name) is not None]
+        values = [value for r in results if (value := r.scores.get(name)) is not None]
         return statistics.fmean(values) if values else None
 
-    closer = [r.scores["similarity_target"] > r.scores["similarity_source"] for r in results]
+    gains = [
+        after - before
+        for r in results
+        if (after := r.scores["similarity_target"]) is not None
+        and (before := r.scores["similarity_source"]) is not None
+    ]
     names = [
         "mcd_converted",
         "mcd_source",
@@ -229,7 +234,7 @@ def summarise(
     names += sorted({n for r in results for n in r.scores if n.startswith("f0_")})
     return {
         **{name: mean(name) for name in names},
-        "fraction_closer_to_target": statistics.fmean(closer),
+        "fraction_closer_to_target": statistics.fmean(gain > 0 for gain in gains),
         "adaptation": {
             str(n): {"mcd": mean(f"mcd_{n}"), "similarity": mean(f"similarity_{n}")} for n in steps
         },

@@ -29,8 +29,8 @@ from jaxclone.adapt.enroll import AdaptConfig
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.config import from_data, to_data
 from jaxclone.models.converter import ConverterConfig
-from jaxclone.models.vocoder import GeneratorConfig, make_generator
 from jaxclone.models.speaker import SpeakerEncoderConfig
+from jaxclone.models.vocoder import GeneratorConfig, make_generator
 from jaxclone.models.voice_conversion import VoiceConversion
 from jaxclone.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2Encoder
 from jaxclone.tensors import load_tensors, save_tensors
@@ -40,12 +40,12 @@ from jaxclone.types import Tree, UserError
 # The version of the format; a reader refuses a newer one.
 _FORMAT = 1
 # What the configuration of each model that jaxclone knows by name is.
-_KINDS = {
-    "encoder": Wav2Vec2Config,
-    "speaker": SpeakerEncoderConfig,
-    "converter": ConverterConfig,
-    "adapter": AdaptConfig,
-    "vocoder": GeneratorConfig,
+_KINDS: dict[str, tuple[type, ...]] = {
+    "encoder": (Wav2Vec2Config,),
+    "speaker": (SpeakerEncoderConfig,),
+    "converter": (ConverterConfig,),
+    "adapter": (AdaptConfig,),
+    "vocoder": get_args(GeneratorConfig),
 }
 _CONVERSION = ("encoder", "speaker", "converter")
 _WEIGHTS, _CONFIG, _CARD = "model.safetensors", "config.json", "README.md"
@@ -221,9 +221,9 @@ def _expected(configs: Mapping[str, Any], audio: AudioSpec) -> dict[str, Tree]:
         UserError: their configurations fit no such models.
     """
     for name, config in configs.items():
-        kind = _KINDS.get(name)
-        if kind and not isinstance(config, kind):
-            wanted = " or ".join(k.__name__ for k in get_args(kind) or (kind,))
+        kinds = _KINDS.get(name)
+        if kinds and not isinstance(config, kinds):
+            wanted = " or ".join(kind.__name__ for kind in kinds)
             raise UserError(f"model {name} is a {type(config).__name__}, not a {wanted}")
     key = rng.root(0)
     shapes: dict[str, Tree] = {}
