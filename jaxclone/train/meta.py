@@ -84,9 +84,9 @@ class MetaConfig(RunConfig):
             params: Tree, frozen: Tree, episode: Episode, key: jax.Array
         ) -> tuple[jax.Array, Metrics]:
             everything = {**frozen, **params}
-            support, query = jax.vmap(
-                lambda s, q: self.lessons(networks, everything, s, q, key)
-            )(episode.support, episode.query)
+            support, query = jax.vmap(lambda s, q: self.lessons(networks, everything, s, q, key))(
+                episode.support, episode.query
+            )
             before, after = meta_loss(
                 lambda adapter, lesson: lesson_loss(networks, everything, adapter, lesson),
                 everything["adapter"],
