@@ -77,7 +77,7 @@ def _lax_conv(x: Array, kernel: Array) -> Array:
 def _fft_conv(x: Array, kernel: Array) -> Array:
     batch, frames, width = x.shape
     taps, channels, _ = kernel.shape
-    groups = width // channels
+    groups, dtype = width // channels, x.dtype
     # The circular product may wrap around as long as it stays out of the frames that are kept.
     size = scipy.fft.next_fast_len(max(frames + taps // 2, taps), real=True)
     kernel = kernel.astype(jnp.float32).reshape(taps, channels, groups, -1)[::-1]
@@ -89,7 +89,7 @@ def _fft_conv(x: Array, kernel: Array) -> Array:
     )
     start = (taps - 1) // 2
     y = jnp.fft.irfft(product, size)[..., start : start + frames]
-    return y.transpose(0, 3, 1, 2).reshape(batch, frames, width)
+    return y.transpose(0, 3, 1, 2).reshape(batch, frames, width).astype(dtype)
 
 
 class PositionalConv(nn.Module):

@@ -34,6 +34,14 @@ def test_same_result_and_gradients(frames, taps, impl):
         np.testing.assert_allclose(got, want, atol=1e-5)
 
 
+@pytest.mark.parametrize("impl", ["fft", "lax", "auto"])
+def test_half_precision_in_and_out(impl):
+    x, kernel = arrays(9, 4)
+    half = grouped_conv(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), impl)
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(jnp.float32), grouped_conv(x, kernel), atol=2e-2)
+
+
 def test_even_kernel_sees_one_more_frame_of_the_past():
     x = jnp.zeros((1, 9, 1)).at[0, 4].set(1.0)
     y = grouped_conv(x, jnp.ones((4, 1, 1)), "fft")
