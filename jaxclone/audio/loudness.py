@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
@@ -80,4 +82,4 @@ def frame_db(
 
 
 def _to_db(power: float) -> float:
-    return max(_SILENCE_DB, 10.0 * np.log10(max(power, 1e-30)))
+    return max(_SILENCE_DB, 10.0 * math.log10(max(power, 1e-30)))

@@ -84,7 +84,7 @@ def log_f0_stats(f0: Float[np.ndarray, " frames"]) -> tuple[float, float]:
     a shift and scale by these numbers is always defined.
 
     >>> mean, std = log_f0_stats(np.array([0, 100, 200, 0], np.float32))
-    >>> round(np.exp(mean), 1), round(std, 3)
+    >>> round(float(np.exp(mean)), 1), round(std, 3)
     (141.4, 0.347)
     """
     voiced = f0[f0 > 0]
