@@ -80,13 +80,15 @@ def _fft_conv(x: Array, kernel: Array) -> Array:
     groups, dtype = width // channels, x.dtype
     # The circular product may wrap around as long as it stays out of the frames that are kept.
     size = scipy.fft.next_fast_len(max(frames + taps // 2, taps), real=True)
-    kernel = kernel.astype(jnp.float32).reshape(taps, channels, groups, -1)[::-1]
-    x = x.astype(jnp.float32).reshape(batch, frames, groups, channels)
-    product = jnp.einsum(
-        "bgiq,gioq->bgoq",
-        jnp.fft.rfft(x.transpose(0, 2, 3, 1), size),
-        jnp.fft.rfft(kernel.transpose(2, 1, 3, 0), size),
+    # There is no Fourier transform of bf16.
+    spectrum = jnp.fft.rfft(
+        x.reshape(batch, frames, groups, channels).transpose(0, 2, 3, 1).astype(jnp.float32), size
     )
+    response = jnp.fft.rfft(
+        kernel.reshape(taps, channels, groups, -1)[::-1].transpose(2, 1, 3, 0).astype(jnp.float32),
+        size,
+    )
+    product = jnp.einsum("bgiq,gioq->bgoq", spectrum, response)
     start = (taps - 1) // 2
     y = jnp.fft.irfft(product, size)[..., start : start + frames]
     return y.transpose(0, 3, 1, 2).reshape(batch, frames, width).astype(dtype)
@@ -133,7 +135,5 @@ class PositionalConv(nn.Module):
             nn.with_logical_partitioning(nn.initializers.zeros, ("channels_out",)),
             (width,),
         )
-        y = grouped_conv(x, weight_norm(direction, scale).astype(self.dtype), self.impl).astype(
-            self.dtype
-        )
+        y = grouped_conv(x, weight_norm(direction, scale).astype(self.dtype), self.impl)
         return nn.gelu(y + bias.astype(self.dtype), approximate=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import jax
@@ -34,7 +35,7 @@ class TemperatureConfig:
         [2.0, 1.0, 0.5]
         """
         step = jnp.asarray(step, jnp.float32)
-        return jnp.maximum(self.start * jnp.exp(step * jnp.log(self.decay)), self.end)
+        return jnp.maximum(self.start * jnp.exp(step * math.log(self.decay)), self.end)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,7 +42,7 @@ def batch(speech):
 
 @pytest.fixture(scope="module")
 def start():
-    return nn.unbox(CONFIG.task().init(rng.root(CONFIG.seed), {}))
+    return nn.unbox(jax.jit(CONFIG.task().init)(rng.root(CONFIG.seed), {}))
 
 
 @functools.cache
@@ -121,8 +121,8 @@ def test_it_learns(start, batch):
 
 def test_starts_from_an_encoder(start):
     encoder = jax.tree.map(lambda x: x + 1, start.model.params["encoder"])
-    state = nn.unbox(CONFIG.task().init(rng.root(3), {"encoder": encoder}))
     task = CONFIG.task()
+    state = nn.unbox(jax.jit(task.init)(rng.root(3), {"encoder": encoder}))
     assert task.model_configs == {"encoder": CONFIG.model.encoder}
     for got, want in zip(
         jax.tree.leaves(task.models(state)), jax.tree.leaves({"encoder": encoder})
