@@ -29,7 +29,7 @@ def get_config(size: Literal["demo", "smoke"] = "demo") -> MetaConfig:
         converter=converter.converter,
         data=data,
         valid=dataclasses.replace(data, split="valid"),
-        adapt=AdaptConfig(steps=2 if smoke else 5, learning_rate=0.02),
+        adapt=AdaptConfig(steps=2 if smoke else 5, learning_rate=0.3),
         optim=OptimConfig(learning_rate=1e-3, warmup_steps=10, schedule="cosine", clip_norm=1.0),
         steps=4 if smoke else 60,
         log_every=2 if smoke else 10,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -136,7 +137,7 @@ def enroll(
     mean, std = pitch.log_f0_stats(np.concatenate(f0))
     frames = round(config.crop_seconds * audio.frame_rate)
     waveform, length = cut(waveforms, frames, audio.hop_length)
-    embedding = jax.jit(lambda p, w, n: embed_speaker(networks, p, w, n))(params, waveform, length)
+    embedding = _embed(networks, params, waveform, length)
     adapter: Tree = {}
     if steps:
         if not params.get("adapter"):
@@ -149,18 +150,11 @@ def enroll(
             f0=np.stack([pitch.f0(w, audio) for w in waveform]),
         )
 
-        @jax.jit
-        def learn(params: Tree, batch: Batch) -> Tree:
-            keys = rng.per_example(rng.stream(rng.root(0), "enroll"), batch.example)
-            lesson = make_lesson(networks, params, batch, keys, config)
-            return adapt(
-                lambda a: lesson_loss(networks, params, a, lesson),
-                params["adapter"],
-                steps=steps,
-                learning_rate=config.learning_rate,
-            )
-
-        adapter = jax.device_get(learn(params, batch))
+        lesson = _prepare(networks, config, params, batch)
+        adapter = params["adapter"]
+        for _ in range(steps):
+            adapter = _learn(networks, config.learning_rate, params, adapter, lesson)
+        adapter = jax.device_get(adapter)
     return Voice(
         embedding=np.asarray(embedding),
         log_f0_mean=np.float32(mean),
@@ -168,4 +162,28 @@ def enroll(
         adapter=adapter,
         steps=steps,
         reference_seconds=sum(map(len, waveforms)) / audio.sample_rate,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embed(networks: VoiceConversion, params: Tree, waveform: Array, length: Array) -> Array:
+    return embed_speaker(networks, params, waveform, length)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _prepare(networks: VoiceConversion, config: AdaptConfig, params: Tree, batch: Batch) -> Lesson:
+    keys = rng.per_example(rng.stream(rng.root(0), "enroll"), batch.example)
+    return make_lesson(networks, params, batch, keys, config)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _learn(
+    networks: VoiceConversion, learning_rate: float, params: Tree, adapter: Tree, lesson: Lesson
+) -> Tree:
+    """One inner step: what any number of them repeat is compiled once."""
+    return adapt(
+        lambda a: lesson_loss(networks, params, a, lesson),
+        adapter,
+        steps=1,
+        learning_rate=learning_rate,
     )

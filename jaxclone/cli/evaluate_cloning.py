@@ -97,7 +97,7 @@ def table(scores: dict[str, Any]) -> list[str]:
     """The scores for people.
 
     >>> print(table({"mcd_source": 8.0, "mcd_converted": 6.0})[0])
-    MCD to the truth     6.00 dB converted, 8.00 dB unconverted (-25 %)
+    MCD to the truth     6.00 dB converted, 8.00 dB unconverted (-25%)
     """
 
     def text(value: float | None, form: str) -> str:

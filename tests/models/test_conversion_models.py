@@ -30,9 +30,7 @@ def variables(inputs):
 def test_padding_does_not_change_the_converter(inputs, variables):
     content, speaker, f0, length = inputs
     padded = Converter(CONFIG).apply(variables, content, speaker, f0, length)
-    alone = Converter(CONFIG).apply(
-        variables, content[1:, :9], speaker[1:], f0[1:, :9], length[1:]
-    )
+    alone = Converter(CONFIG).apply(variables, content[1:, :9], speaker[1:], f0[1:, :9], length[1:])
     np.testing.assert_allclose(padded[1, :9], alone[0], atol=1e-5)
     assert not np.any(padded[1, 9:])
 
