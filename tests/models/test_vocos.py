@@ -76,5 +76,5 @@ def test_sizes():
         make_generator(published).init, jax.random.key(0), jnp.zeros((1, 4, 100))
     )
     count = sum(x.size for x in jax.tree.leaves(shapes))
-    # The paper's 13.5 M (table 1); ours has as much again for each bin of the two outputs.
+    # 13.5 M in the paper (table 1).
     assert 13.0e6 < count < 14.0e6
