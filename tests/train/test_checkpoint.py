@@ -192,12 +192,13 @@ def test_a_name_stands_for_the_fields_under_it(saved: Path) -> None:
 def test_a_full_disk_is_one_line_and_loses_nothing(saved: Path) -> None:
     # A limit on the size of files stands in for the disk: writing beyond it fails likewise.
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    big = state_at(30).replace(frozen={"noise": jax.random.normal(rng.root(0), (300_000,))})
+    big = state_at(30).replace(frozen={"noise": jax.random.normal(rng.root(0), (2_000_000,))})
+    assert examine(big)[1].all()  # compiled before the limit, which holds for any file
     message = (
         r"^a checkpoint could not be written to .*; the last checkpoint is of step 20, in [^\n]*$"
     )
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
         with pytest.raises(RunError, match=message), Checkpoints(saved, keep=2) as checkpoints:
             checkpoints.save(30, big, {}, CONFIG)
     finally:
