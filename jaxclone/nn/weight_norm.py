@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from jaxclone.nn.conv import conv1d
 from jaxclone.types import Array, Tree
 
 # The variable collection of the spectral norm's singular vectors.
@@ -173,14 +174,13 @@ def _conv(
     layer: WeightNormConv | SpectralNormConv, x: Float[Array, "b t c"], kernel: Array
 ) -> Float[Array, "b s d"]:
     reach = layer.dilation * (layer.kernel_size - 1)
-    y = jax.lax.conv_general_dilated(
+    y = conv1d(
         x.astype(layer.dtype),
         kernel.astype(layer.dtype),
-        window_strides=(layer.stride,),
-        padding=[layer.padding or (reach // 2, reach - reach // 2)],
-        rhs_dilation=(layer.dilation,),
-        feature_group_count=layer.groups,
-        dimension_numbers=("NWC", "WIO", "NWC"),
+        layer.stride,
+        layer.dilation,
+        layer.groups,
+        layer.padding or (reach // 2, reach - reach // 2),
     )
     return y + _bias(layer, layer.features).astype(layer.dtype)
 

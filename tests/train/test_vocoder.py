@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxclone import rng
+from jaxclone.audio.spec import AudioSpec
+from jaxclone.audio.spectral import log_mel
+from jaxclone.losses.adversarial import (
+    discriminator_loss,
+    feature_matching_loss,
+    generator_loss,
+)
+from jaxclone.losses.spectral import mel_l1
+from jaxclone.models.discriminators import DiscriminatorConfig, Discriminators
+from jaxclone.models.hifigan import Generator, HiFiGANConfig
+from jaxclone.nn.weight_norm import power_iteration
+from jaxclone.train.optim import OptimConfig
+from jaxclone.train.state import GanState
+from jaxclone.train.vocoder import VocoderConfig
+from jaxclone.types import Batch, UserError
+
+SAMPLES = 400
+OPTIM = OptimConfig(learning_rate=1e-3, betas=(0.8, 0.99))
+CONFIG = VocoderConfig(
+    audio=AudioSpec(n_fft=64, hop_length=20, win_length=64, n_mels=8),
+    generator=HiFiGANConfig.tiny(),
+    discriminators=DiscriminatorConfig.tiny(),
+    resolutions=((32, 8, 32), (64, 16, 64)),
+    generator_optim=OPTIM,
+    discriminator_optim=OPTIM,
+)
+
+
+def _batch(speech: np.ndarray, size: int = 4, start: int = 4000) -> Batch:
+    starts = start + 1000 * np.arange(size)
+    return Batch(
+        waveform=np.stack([speech[i : i + SAMPLES] for i in starts]),
+        length=np.full(size, SAMPLES, np.int32),
+        speaker=np.full(size, -1, np.int32),
+        example=np.arange(size, dtype=np.int32),
+    )
+
+
+def _start(config: VocoderConfig) -> GanState:
+    task = config.task()
+    return nn.unbox(jax.jit(lambda key: task.init(key, {}))(rng.root(0)))
+
+
+def _gradient(model) -> dict:
+    """The gradient of a first step, which Adam's first moment is a multiple of."""
+    return optax.tree.get(model.opt_state, "mu")
+
+
+def _assert_close(a, b, **tolerance):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
+
+
+@pytest.fixture(scope="module")
+def stepped(speech: np.ndarray):
+    """(state, batch, state after one step, metrics) of the plain GAN."""
+    state, batch = _start(CONFIG), _batch(speech)
+    return state, batch, *jax.jit(CONFIG.task().step)(state, batch)
+
+
+def test_discriminators_are_updated_first_and_the_generator_against_the_updated(stepped):
+    """The gradients of one step, from the definition: two losses, differentiated one by one."""
+    state, batch, after, metrics = stepped
+    generator, judges = Generator(CONFIG.generator), Discriminators(CONFIG.discriminators)
+    mel = log_mel(batch.waveform, CONFIG.audio)
+    spectral = power_iteration(
+        state.discriminator.params, state.discriminator.variables["spectral"]
+    )
+
+    def judge(params, waveform):
+        return judges.apply({"params": params, "spectral": spectral}, waveform)
+
+    def judging(params, fake):
+        real, fake = judge(params, batch.waveform), judge(params, fake)
+        return discriminator_loss([r[0] for r in real], [f[0] for f in fake])[0]
+
+    def speaking(params, judges):
+        fake = generator.apply({"params": params}, mel)
+        judged, real = judge(judges, fake), judge(judges, batch.waveform)
+        matching = feature_matching_loss([r[1] for r in real], [j[1] for j in judged])[0]
+        convincing = generator_loss([j[0] for j in judged])[0]
+        return convincing + 2 * matching + 45 * mel_l1(fake, batch.waveform, CONFIG.audio)[0]
+
+    fake = jax.jit(generator.apply)({"params": state.generator.params}, mel)
+    loss, grads = jax.jit(jax.value_and_grad(judging))(state.discriminator.params, fake)
+    _assert_close(
+        _gradient(after.discriminator), jax.tree.map(lambda g: 0.2 * g, grads), atol=1e-6, rtol=1e-4
+    )
+    assert float(metrics["discriminator_loss"]) == pytest.approx(float(loss), rel=1e-5)
+
+    updated = after.discriminator.params
+    loss, grads = jax.jit(jax.value_and_grad(speaking))(state.generator.params, updated)
+    _assert_close(
+        _gradient(after.generator), jax.tree.map(lambda g: 0.2 * g, grads), atol=1e-5, rtol=1e-3
+    )
+    assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-5)
+    _assert_close(after.discriminator.variables["spectral"], spectral, atol=1e-6)
+
+
+def test_a_step_reports_what_a_run_is_judged_by(stepped):
+    *_, metrics = stepped
+    assert set(metrics) >= {
+        "loss",
+        "mel_l1",
+        "adversarial_loss",
+        "feature_matching_loss",
+        "discriminator_loss",
+        "grad_norm",
+        "discriminator_grad_norm",
+        "learning_rate",
+    }
+    assert all(np.shape(value) == () and np.isfinite(value) for value in metrics.values())
+
+
+def test_microbatches_give_the_gradients_of_the_whole_batch(stepped):
+    state, batch, whole, metrics = stepped
+    config = dataclasses.replace(CONFIG, microbatches=2)
+    parts, more = jax.jit(config.task().step)(state, batch)
+    for name in ("generator", "discriminator"):
+        _assert_close(
+            _gradient(getattr(parts, name)), _gradient(getattr(whole, name)), atol=2e-5, rtol=2e-4
+        )
+    assert set(more) == set(metrics)
+    for name in ("loss", "mel_l1", "discriminator_loss", "feature_matching_loss"):
+        assert float(more[name]) == pytest.approx(float(metrics[name]), rel=1e-4)
+
+
+def test_before_the_adversarial_start_only_the_spectral_losses_train(speech: np.ndarray):
+    config = dataclasses.replace(CONFIG, adversarial_start=2, stft_weight=1.0)
+    step = jax.jit(config.task().step)
+    start, batch = _start(config), _batch(speech)
+    second, _ = step(start, batch)
+    second, metrics = step(second, batch)
+    _assert_close(second.discriminator, start.discriminator, rtol=0)
+    assert float(metrics["discriminator_loss"]) == float(metrics["adversarial_loss"]) == 0
+    assert float(metrics["loss"]) == pytest.approx(
+        45 * float(metrics["mel_l1"]) + float(metrics["stft_loss"]), rel=1e-5
+    )
+    third, metrics = step(second, batch)
+    assert float(metrics["discriminator_loss"]) > 0
+    assert float(metrics["adversarial_loss"]) > 0
+    moved = jax.tree.map(
+        lambda a, b: bool(np.any(a != b)), third.discriminator.params, start.discriminator.params
+    )
+    assert all(jax.tree.leaves(moved))
+
+
+def test_training_brings_the_copies_closer(speech: np.ndarray):
+    config = dataclasses.replace(
+        CONFIG, generator_optim=dataclasses.replace(OPTIM, learning_rate=5e-3)
+    )
+    task, batch = config.task(), _batch(speech)
+    step, evaluate = jax.jit(task.step), jax.jit(task.evaluate)
+    state = _start(config)
+    before = evaluate(state, batch)
+    for _ in range(60):
+        state, _ = step(state, batch)
+    after = evaluate(state, batch)
+    assert float(after["mel_l1"]) < 0.6 * float(before["mel_l1"])
+    assert float(after["stft_loss"]) < float(before["stft_loss"])
+
+
+def test_evaluation_does_not_depend_on_padding(speech: np.ndarray):
+    task, state = CONFIG.task(), _start(CONFIG)
+    short = _batch(speech, size=2)
+    padded = short.replace(waveform=np.pad(short.waveform, ((0, 0), (0, 170))))
+    alone, together = jax.jit(task.evaluate)(state, short), jax.jit(task.evaluate)(state, padded)
+    for name in ("mel_l1", "stft_loss"):
+        assert float(together[name]) == pytest.approx(float(alone[name]), rel=1e-4)
+
+
+def test_padding_of_a_crop_is_silent_on_both_sides(speech: np.ndarray):
+    """What the generator would put into the padding has no part in any loss."""
+    batch = _batch(speech)
+    length = np.array([SAMPLES, 200, SAMPLES, 100], np.int32)
+    waveform = np.where(np.arange(SAMPLES) < length[:, None], batch.waveform, 0)
+    batch = batch.replace(waveform=waveform, length=length)
+    copy = CONFIG.task().showcase(_start(CONFIG), jax.tree.map(lambda x: x[1:], batch))["copy"]
+    assert np.all(copy.data[200:] == 0)
+    assert np.any(copy.data[:200] != 0)
+
+
+def test_showcase_sets_the_copy_beside_the_truth(stepped):
+    state, batch, *_ = stepped
+    media = CONFIG.task().showcase(state, batch)
+    assert {name: m.kind for name, m in media.items()} == {
+        "truth": "audio",
+        "copy": "audio",
+        "truth_mel": "image",
+        "copy_mel": "image",
+    }
+    assert media["copy"].data.shape == (SAMPLES,)
+    assert media["copy_mel"].data.shape == (8, SAMPLES // 20)
+
+
+def test_a_run_holds_the_vocoder_and_may_start_from_one(stepped):
+    _, _, after, _ = stepped
+    task = CONFIG.task()
+    assert task.model_configs == {"vocoder": CONFIG.generator}
+    begun = nn.unbox(task.init(rng.root(1), task.models(after)))
+    _assert_close(begun.generator.params, after.generator.params, rtol=0)
+    assert int(begun.step) == 0
+
+
+def test_a_generator_of_another_hop_is_refused():
+    config = dataclasses.replace(CONFIG, generator=HiFiGANConfig.v1())
+    with pytest.raises(UserError, match=r"= 256 samples a frame, the AudioSpec has hop_length 20"):
+        config.task()
+
+
+def test_half_precision_trains_with_full_precision_parameters(stepped):
+    state, batch, _, metrics = stepped
+    config = dataclasses.replace(CONFIG, precision="bf16")
+    after, more = jax.jit(config.task().step)(state, batch)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(after.generator.params))
+    assert float(more["mel_l1"]) == pytest.approx(float(metrics["mel_l1"]), rel=0.05)
