@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jaxclone import rng
+from jaxclone.audio.spec import AudioSpec
 from jaxclone.models.wav2vec2 import (
     Wav2Vec2Config,
     Wav2Vec2Encoder,
@@ -25,6 +26,7 @@ from jaxclone.types import UserError
 TINY = Wav2Vec2Config.tiny()
 LAYER_NORM = dataclasses.replace(TINY, conv_norm="layer", conv_bias=True)
 POST_NORM = dataclasses.replace(TINY, norm_first=False, normalize_input=False, pad_input=False)
+MEL = dataclasses.replace(TINY, mel=AudioSpec(n_mels=8), pad_input=False)
 LENGTH = jnp.array([6400, 3333, 1600])
 WAVEFORM = jax.random.normal(rng.root(0), (3, 6400)) * (jnp.arange(6400) < LENGTH[:, None])
 
@@ -60,7 +62,7 @@ def test_published_sizes(config, millions):
 
 @pytest.mark.parametrize("samples", [0, 319, 320, 399, 400, 6399, 6400, 16_000])
 def test_frames_of_so_many_samples(samples):
-    assert TINY.frame_length(samples) == samples // 320
+    assert TINY.frame_length(samples) == MEL.frame_length(samples) == samples // 320
     unpadded = Wav2Vec2Config.base().frame_length(samples)
     assert unpadded == max(0, (samples - 400) // 320 + 1)
     assert TINY.frame_length(jnp.array([samples]))[0] == samples // 320
@@ -72,7 +74,7 @@ def test_hop_and_receptive_field():
     assert TINY.padding == 40
 
 
-@pytest.mark.parametrize("config", [TINY, LAYER_NORM, POST_NORM])
+@pytest.mark.parametrize("config", [TINY, LAYER_NORM, POST_NORM, MEL])
 def test_padding_changes_nothing(config):
     together = encode(config)
     alone = encode(config, WAVEFORM[2:, :1600], LENGTH[2:])
@@ -92,7 +94,7 @@ def test_padding_changes_published_group_norm():
 
 def test_samples_after_the_end_are_ignored():
     noisy = WAVEFORM + 5.0 * (jnp.arange(6400) >= LENGTH[:, None])
-    for config in (TINY, POST_NORM):
+    for config in (TINY, POST_NORM, MEL):
         want, got = encode(config), encode(config, noisy)
         np.testing.assert_array_equal(want.output[2, :4], got.output[2, :4])
 
