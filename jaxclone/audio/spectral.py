@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Complex, Float, Int
 
 from jaxclone.audio.spec import AudioSpec
-from jaxclone.types import Array, UserError
+from jaxclone.types import Array, UserError, length_mask
 
 # Added to the power before the square root, as HiFi-GAN does: the gradient stays finite at zero.
 _POWER_FLOOR = 1e-9
@@ -117,20 +117,34 @@ def stft(
 
 
 def istft(
-    spectrum: Complex[Array, "*batch frames bins"], spec: AudioSpec
+    spectrum: Complex[Array, "*batch frames bins"],
+    spec: AudioSpec,
+    length: Int[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch t"]:
     """Inverse of `stft` by overlap-add over the energy of the window: frames * hop_length samples.
 
     For a spectrum that is no signal's STFT this is the least-squares signal (Griffin and Lim 1984,
     eq. 6).
+
+    Args:
+        spectrum: of `stft`.
+        spec: its frames.
+        length: true frames of each spectrum. When given, each signal is that of its own frames,
+            and 0 after their end.
     """
     frames = jnp.fft.irfft(spectrum, spec.n_fft, axis=-1) * window(spec)
     n_frames = frames.shape[-2]
-    energy = np.broadcast_to(window(spec) ** 2, (n_frames, spec.n_fft))
+    energy = jnp.broadcast_to(window(spec) ** 2, (n_frames, spec.n_fft))
+    if length is not None:
+        mask = length_mask(length, n_frames)[..., None]
+        frames, energy = jnp.where(mask, frames, 0), jnp.where(mask, energy, 0)
     start, stop = _pad(spec), _pad(spec) + n_frames * spec.hop_length
     signal = _overlap_add(frames, spec.hop_length)[..., start:stop]
-    weight = _overlap_add(jnp.asarray(energy), spec.hop_length)[start:stop]
-    return signal / jnp.maximum(weight, 1e-8)
+    weight = _overlap_add(energy, spec.hop_length)[..., start:stop]
+    signal /= jnp.maximum(weight, 1e-8)
+    if length is None:
+        return signal
+    return signal * length_mask(length * spec.hop_length, signal.shape[-1])
 
 
 def magnitude(

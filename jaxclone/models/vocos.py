@@ -126,11 +126,7 @@ class Vocos(nn.Module):
             for name in ("magnitude", "phase")
         )
         magnitude = jnp.exp(jnp.minimum(_first_guess(log_mel, audio) + correction, _LOUDEST))
-        spectrum = masked(magnitude * jnp.exp(1j * phase))
-        waveform = istft(spectrum, audio)
-        if length is not None:
-            waveform *= length_mask(length * audio.hop_length, waveform.shape[1])
-        return waveform
+        return istft(magnitude * jnp.exp(1j * phase), audio, length)
 
 
 class _Block(nn.Module):

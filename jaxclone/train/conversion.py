@@ -24,7 +24,7 @@ from jaxclone.train import optim
 from jaxclone.train.optim import OptimConfig
 from jaxclone.train.state import ModelState, TrainState
 from jaxclone.train.task import Media, RunConfig, Task
-from jaxclone.types import Batch, Metrics, Tree
+from jaxclone.types import Array, Batch, Metrics, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +120,7 @@ class ConversionConfig(RunConfig):
         return {"encoder": self.encoder, "speaker": self.speaker, "converter": self.converter}
 
     def loss(
-        self, networks: VoiceConversion, params: Tree, batch: Batch, heard: jax.Array
+        self, networks: VoiceConversion, params: Tree, batch: Batch, heard: Array
     ) -> tuple[jax.Array, Metrics]:
         """Reconstruction plus the contrast between speakers; `heard` is what the encoder gets."""
         truth, frames = networks.mel(batch.waveform, batch.length)

@@ -119,7 +119,7 @@ def episode_of(batch):
 
 @pytest.fixture(scope="module")
 def meta_sizes():
-    still = PerturbConfig(formants=0, pitch=0, eq_db=0)
+    still = PerturbConfig(formants=0.0, pitch=0.0, eq_db=0.0)
     return {**SIZES, "adapt": AdaptConfig(steps=3, learning_rate=0.05, perturb=still)}
 
 
@@ -135,6 +135,7 @@ def test_meta_training_makes_adaptation_pay(batch, meta_sizes):
     assert metrics["query_l1_after"] < metrics["query_l1_before"]
 
 
+@pytest.mark.slow
 def test_with_an_inner_rate_of_zero_adaptation_changes_nothing(batch, meta_sizes):
     still = dataclasses.replace(meta_sizes["adapt"], learning_rate=0.0)
     task, state = start(MetaConfig(**{**meta_sizes, "adapt": still}))
@@ -142,6 +143,7 @@ def test_with_an_inner_rate_of_zero_adaptation_changes_nothing(batch, meta_sizes
     np.testing.assert_allclose(metrics["query_l1_before"], metrics["query_l1_after"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_second_order_gradients_are_not_first_order_ones(batch, meta_sizes):
     gradients = []
     for first_order in (False, True):
