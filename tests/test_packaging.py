@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
 import shutil
@@ -50,6 +51,14 @@ def test_every_dependency_is_pinned_to_one_version():
     for pin in pins().values():
         assert re.fullmatch(r"==[^*+,]+", str(pin.specifier)), pin
         assert pin.url is None
+
+
+def test_every_folder_of_configs_is_installed():
+    setup = configparser.RawConfigParser()
+    setup.read(CHECKOUT / "setup.cfg", encoding="utf-8")
+    folders = {p.relative_to(CHECKOUT).parent.as_posix() for p in CHECKOUT.glob("configs/**/*.py")}
+    expected = {f"share/jaxclone/{folder}": f"{folder}/*.py" for folder in folders}
+    assert dict(setup["options.data_files"]) == expected
 
 
 @pytest.fixture(scope="module")
