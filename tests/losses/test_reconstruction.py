@@ -19,9 +19,7 @@ def test_speaker_contrastive_leaves_further_examples_of_a_speaker_out():
     vectors = jnp.eye(3)[jnp.array([0, 0, 1])]
     loss, metrics = speaker_contrastive(vectors, vectors, jnp.array([7, 7, 8]))
     # Rows 0 and 1 are the same speaker: each has one negative, row 2, at a cosine of 0.
-    expected = np.mean(
-        [np.log1p(np.exp(-10)), np.log1p(np.exp(-10)), np.log1p(2 * np.exp(-10.0))]
-    )
+    expected = np.mean([np.log1p(np.exp(-10)), np.log1p(np.exp(-10)), np.log1p(2 * np.exp(-10.0))])
     np.testing.assert_allclose(loss, expected, rtol=1e-2)
     assert metrics["speaker_accuracy"] == 1.0
 

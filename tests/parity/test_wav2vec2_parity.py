@@ -250,8 +250,8 @@ def test_loss_and_every_gradient(pair, monkeypatch):
         choice = torch.nn.functional.one_hot(noisy.argmax(-1), logits.shape[-1])
         return choice + (soft - soft.detach())
 
-    # They find negatives equal to the positive by comparing projected vectors, which differ from row
-    # to row by the rounding of a matrix product; a sum of products is the same in every row.
+    # They find negatives equal to the positive by comparing projected vectors, which differ from
+    # row to row by the rounding of a matrix product; a sum of products is the same in every row.
     def project(x):
         return (x[..., None, :] * model.project_q.weight).sum(-1) + model.project_q.bias
 
