@@ -42,11 +42,20 @@ def conv1d(
     return _conv(x, kernel, stride=stride, dilation=dilation, groups=groups, padding=padding)
 
 
-def _forward(x, kernel, stride, dilation, groups, padding):
+def _forward(
+    x: Array, kernel: Array, stride: int, dilation: int, groups: int, padding: tuple[int, int]
+) -> tuple[Array, tuple[Array, Array]]:
     return conv1d(x, kernel, stride, dilation, groups, padding), (x, kernel)
 
 
-def _backward(stride, dilation, groups, padding, residuals, slope):
+def _backward(
+    stride: int,
+    dilation: int,
+    groups: int,
+    padding: tuple[int, int],
+    residuals: tuple[Array, Array],
+    slope: Array,
+) -> tuple[Array, Array]:
     x, kernel = residuals
     (batch, time, _), (taps, inputs, features) = x.shape, kernel.shape
     outputs = slope.shape[1]
@@ -82,7 +91,16 @@ def _backward(stride, dilation, groups, padding, residuals, slope):
 conv1d.defvjp(_forward, _backward)
 
 
-def _conv(x, kernel, *, stride=1, spread=1, dilation=1, groups=1, padding=(0, 0)):
+def _conv(
+    x: Array,
+    kernel: Array,
+    *,
+    stride: int = 1,
+    spread: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    padding: tuple[int, int] = (0, 0),
+) -> Array:
     return jax.lax.conv_general_dilated(
         x,
         kernel,
