@@ -34,12 +34,15 @@ class Task:
 
     Attributes:
         init: (key, pretrained) -> state. `pretrained` maps a model's name to its parameters, {}
-            when the run starts from nothing. Parameters are boxed with their logical axes.
-        step: (state, batch) -> (state, metrics), metrics being scalars.
-        evaluate: (state, batch) -> metrics.
+            when the run starts from nothing: then parameters are boxed with their logical axes, by
+            which the state is laid out on the mesh whatever it starts from.
+        step: (state, batch) -> (state, metrics), metrics being scalars, "loss" the one that the
+            progress bar shows.
+        evaluate: (state, batch) -> metrics, averaged over batches by "weight" where there is one.
         models: state -> parameters by model name, what the bundle of this run holds.
         model_configs: the config of each of those models, by the same names.
-        showcase: (state, batch) -> named media, called on the host now and then; None for none.
+        showcase: (state, batch) -> named media, called on the host at each evaluation; None for
+            none. Of several processes, the first is asked alone, with whole arrays.
     """
 
     init: Callable[[jax.Array, Mapping[str, Tree]], Any]
