@@ -2,8 +2,8 @@
 
 Command: jaxclone train demo/pretrain --data.corpus CORPUS --valid.corpus CORPUS
 Hardware: 2 CPU cores, 2 GB.
-Time: 2 to 3 minutes.
-Score: on the embedded corpus, the masked frame is told from 50 others in about a third of cases
+Time: 2 minutes.
+Score: on the embedded corpus, the masked frame is told from 50 others in about a fifth of cases
 (chance is 2 %).
 """
 
