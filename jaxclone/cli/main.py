@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import math
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,6 +57,8 @@ def _run(args: list[str], verbose: bool) -> dict[str, Any] | None:
     try:
         verb, rest = choose(args, "jaxclone", VERBS)
         _set_logging(verbose)
+        if not verbose:
+            _hush()
         return importlib.import_module(f"jaxclone.cli.{verb}").main(rest)
     except SystemExit as stop:
         if stop.code:
@@ -72,14 +76,32 @@ def _show(result: dict[str, Any] | None, as_json: bool) -> None:
 
 
 def _set_logging(verbose: bool) -> None:
-    """Third parties' logs are shown on request only."""
+    """What third parties log is shown on request only; what went wrong they also raise."""
     import logging
 
     import absl.logging
 
-    level = logging.INFO if verbose else logging.ERROR
-    absl.logging.set_verbosity(absl.logging.INFO if verbose else absl.logging.ERROR)
-    logging.getLogger("jax").setLevel(level)
+    absl.logging.set_verbosity(absl.logging.INFO if verbose else absl.logging.FATAL)
+    logging.getLogger("jax").setLevel(logging.INFO if verbose else logging.ERROR)
+
+
+@functools.cache
+def _hush() -> None:
+    """Silences the threads of a checkpoint that cannot be written: the save itself raises it.
+
+    They go on after the command has told the reason, so this is for the rest of the process.
+    """
+    of_threads, unraisable = threading.excepthook, sys.unraisablehook
+
+    def in_a_thread(problem: threading.ExceptHookArgs) -> None:
+        if not type(problem.thread).__module__.startswith("orbax."):
+            of_threads(problem)
+
+    def in_a_callback(problem: sys.UnraisableHookArgs) -> None:
+        if str(problem.exc_value) != "Event loop is closed":
+            unraisable(problem)
+
+    threading.excepthook, sys.unraisablehook = in_a_thread, in_a_callback
 
 
 def _end(line: str, code: int) -> int:

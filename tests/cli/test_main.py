@@ -214,7 +214,7 @@ def test_libraries_are_heard_only_when_asked_for(verb, monkeypatch):
         main(["probe", "--verbose"])
     finally:
         absl.logging.set_verbosity(before)
-    assert seen == [absl.logging.ERROR, absl.logging.INFO]
+    assert seen == [absl.logging.FATAL, absl.logging.INFO]
 
 
 def test_the_entry_point_is_main():

@@ -4,6 +4,8 @@ import contextlib
 import io
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -90,6 +92,31 @@ def test_the_same_command_continues_the_run(done, train, tmp_path, capsys):
     assert train("--seed", "7", "--steps", "5", "--json") == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (result["resumed_from"], result["steps"]) == (3, 5)
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(done, config, tmp_path):
+    # A limit on the size of files stands in for the disk: writing beyond it fails likewise.
+    run = tmp_path / "run"
+    shutil.copytree(done[0], run)
+    script = (
+        "import resource, sys, toy; from jaxclone.cli.main import main; "
+        "toy.RunConfig.task = toy.task; resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, 2**14)); "
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    args = ["train", config, "--out", str(run), "--seed", "7", "--steps", "5"]
+    stopped = subprocess.run(
+        [sys.executable, "-c", script, *args],
+        env=toy.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    line = stopped.stderr.splitlines()[-1]
+    assert stopped.returncode == 1, stopped.stderr
+    assert line.startswith(f"error: a checkpoint could not be written to {run}/checkpoints: ")
+    assert line.endswith(f"; the last checkpoint is of step 3, in {run}/checkpoints")
+    assert "Traceback" not in stopped.stderr
+    assert main(args) == 0
 
 
 def test_a_run_starts_from_a_bundle(done, train, tmp_path):

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import resource
 from pathlib import Path
 
 import jax
@@ -187,23 +186,6 @@ def test_a_name_stands_for_the_fields_under_it(saved: Path) -> None:
     assert restore(saved, config=config, may_change=("data",)).step == 20
     with pytest.raises(UserError, match=r"^data\.workers is not"):
         restore(saved, config=config, may_change=("dat",))
-
-
-def test_a_full_disk_is_one_line_and_loses_nothing(saved: Path) -> None:
-    # A limit on the size of files stands in for the disk: writing beyond it fails likewise.
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    big = state_at(30).replace(frozen={"noise": jax.random.normal(rng.root(0), (2_000_000,))})
-    assert examine(big)[1].all()  # compiled before the limit, which holds for any file
-    message = (
-        r"^a checkpoint could not be written to .*; the last checkpoint is of step 20, in [^\n]*$"
-    )
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
-        with pytest.raises(RunError, match=message), Checkpoints(saved, keep=2) as checkpoints:
-            checkpoints.save(30, big, {}, CONFIG)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert restore(saved).step == 20
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
