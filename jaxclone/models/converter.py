@@ -6,9 +6,12 @@ import dataclasses
 
 import flax.linen as nn
 import jax.numpy as jnp
+import librosa
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
+from jaxclone.audio.spec import AudioSpec
 from jaxclone.nn.adapter import Adapter
 from jaxclone.types import Array, length_mask
 
@@ -23,7 +26,6 @@ class ConverterConfig:
         width: of the decoder.
         layers: residual blocks of the decoder; dilations cycle through 1, 2, 4.
         kernel: taps of a convolution.
-        n_mels: mel bands of the result.
         adapter_rank: bottleneck of the adapter in each block; 0 for none.
         content_layer: hidden state of the encoder that is the content: 0 is the input of the first
             transformer layer, -1 the output of the last.
@@ -33,7 +35,6 @@ class ConverterConfig:
     width: int = 512
     layers: int = 9
     kernel: int = 5
-    n_mels: int = 80
     adapter_rank: int = 4
     content_layer: int = -1
 
@@ -45,7 +46,7 @@ class ConverterConfig:
     @classmethod
     def tiny(cls) -> ConverterConfig:
         """For tests."""
-        return cls(bottleneck=4, width=8, layers=2, kernel=3, n_mels=8, adapter_rank=2)
+        return cls(bottleneck=4, width=8, layers=2, kernel=3, adapter_rank=2)
 
 
 class Converter(nn.Module):
@@ -54,9 +55,18 @@ class Converter(nn.Module):
     The content loses its mean and variance over time (instance normalisation, Chou & Lee 2019
     §3.2) and most of its width (Qian et al. 2019 §3), both of which carry the source's timbre; the
     speaker embedding scales and shifts every block's normalised input, and F0 enters as it is.
+    What it writes is a smooth spectrum and the depth of the ripple that the harmonics of F0 make on
+    it (`harmonic_ripple`): with F0 as a number alone, a decoder of this size draws no harmonics,
+    and whispers.
+
+    Attributes:
+        config: sizes.
+        audio: what the mel is.
+        dtype: of the computation.
     """
 
     config: ConverterConfig
+    audio: AudioSpec
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -117,15 +127,10 @@ class Converter(nn.Module):
             name="norm",
         )(x)
         # The bias starts at the level of quiet speech, so that training starts near the data.
-        log_mel = nn.Dense(
-            config.n_mels,
-            kernel_init=nn.with_logical_partitioning(
-                nn.initializers.lecun_normal(), ("embed", "mel")
-            ),
-            bias_init=nn.with_logical_partitioning(nn.initializers.constant(-6.0), ("mel",)),
-            name="outlet",
-        )(x.astype(jnp.float32))
-        return log_mel * mask
+        x = x.astype(jnp.float32)
+        smooth = _outlet(self.audio.n_mels, -6.0, "outlet")(x)
+        depth = _outlet(self.audio.n_mels, 0.5, "ripple")(x)
+        return (smooth + depth * harmonic_ripple(f0, self.audio)) * mask
 
 
 class _Block(nn.Module):
@@ -172,6 +177,36 @@ def instance_norm(x: Float[Array, "b f c"], mask: Array) -> Float[Array, "b f c"
     mean = jnp.sum(x * mask, axis=1, keepdims=True) / count
     variance = jnp.sum(((x - mean) * mask) ** 2, axis=1, keepdims=True) / count
     return (x - mean) / jnp.sqrt(variance + 1e-5) * mask
+
+
+def harmonic_ripple(f0: Float[Array, "b f"], audio: AudioSpec) -> Float[Array, "b f m"]:
+    """What the bands of a mel filterbank see of the harmonics of F0.
+
+    A cosine over frequency with its crests at the multiples of F0, averaged over each triangular
+    band: near 1 on a harmonic and -1 between two of them where bands are narrower than F0, fading
+    to 0 where they are wider; 0 throughout where unvoiced.
+
+    Args:
+        f0: Hz, 0 where unvoiced.
+        audio: the mel.
+    """
+    edges = librosa.mel_frequencies(
+        audio.n_mels + 2, fmin=audio.fmin, fmax=audio.fmax or audio.sample_rate / 2
+    )
+    centre, half_width = edges[1:-1], (edges[2:] - edges[:-2]) / 2
+    per_hertz = 1 / jnp.maximum(f0.astype(jnp.float32), 1.0)[..., None]
+    # The Fourier transform of a triangle is a squared sinc.
+    seen = jnp.cos(2 * np.pi * centre * per_hertz) * jnp.sinc(half_width * per_hertz) ** 2
+    return jnp.where(f0[..., None] > 0, seen, 0.0)
+
+
+def _outlet(n_mels: int, level: float, name: str) -> nn.Dense:
+    return nn.Dense(
+        n_mels,
+        kernel_init=nn.with_logical_partitioning(nn.initializers.lecun_normal(), ("embed", "mel")),
+        bias_init=nn.with_logical_partitioning(nn.initializers.constant(level), ("mel",)),
+        name=name,
+    )
 
 
 def _dense(width: int, inner: str, outer: str, dtype: DTypeLike, name: str) -> nn.Dense:

@@ -41,11 +41,6 @@ class VoiceConversion:
     def __post_init__(self) -> None:
         if self.audio.log != "ln":
             raise UserError("voice conversion expects natural-log mels (AudioSpec.log = 'ln')")
-        if self.converter.n_mels != self.audio.n_mels:
-            raise UserError(
-                f"the converter makes {self.converter.n_mels} mel bands, "
-                f"AudioSpec has {self.audio.n_mels}"
-            )
         if self.encoder.hop_length != self.audio.hop_length:
             raise UserError(
                 f"the encoder makes a frame every {self.encoder.hop_length} samples, "
@@ -68,7 +63,7 @@ class VoiceConversion:
         speaker, params = SpeakerEncoder(self.speaker, self.dtype).init_with_output(
             rng.stream(key, "speaker"), mel, n_frames
         )
-        converter = Converter(self.converter, self.dtype).init(
+        converter = Converter(self.converter, self.audio, self.dtype).init(
             {"params": rng.stream(key, "converter"), "adapter": rng.stream(key, "adapter")},
             jnp.zeros(content.shape, content.dtype),
             speaker,
@@ -119,4 +114,6 @@ class VoiceConversion:
         variables = {"params": params["converter"]}
         if params.get("adapter"):
             variables["adapter"] = params["adapter"]
-        return Converter(self.converter, self.dtype).apply(variables, content, speaker, f0, frames)
+        return Converter(self.converter, self.audio, self.dtype).apply(
+            variables, content, speaker, f0, frames
+        )

@@ -6,10 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxclone.models.converter import Converter, ConverterConfig, instance_norm
+from jaxclone.audio.spec import AudioSpec
+from jaxclone.audio.spectral import log_mel
+from jaxclone.models.converter import (
+    Converter,
+    ConverterConfig,
+    harmonic_ripple,
+    instance_norm,
+)
 from jaxclone.models.speaker import SpeakerEncoder, SpeakerEncoderConfig
 
-CONFIG = ConverterConfig.tiny()
+CONFIG, AUDIO = ConverterConfig.tiny(), AudioSpec(n_mels=8)
 
 
 @pytest.fixture(scope="module")
@@ -24,32 +31,34 @@ def inputs():
 @pytest.fixture(scope="module")
 def variables(inputs):
     keys = {"params": jax.random.key(1), "adapter": jax.random.key(2)}
-    return nn.unbox(Converter(CONFIG).init(keys, *inputs))
+    return nn.unbox(Converter(CONFIG, AUDIO).init(keys, *inputs))
 
 
 def test_padding_does_not_change_the_converter(inputs, variables):
     content, speaker, f0, length = inputs
-    padded = Converter(CONFIG).apply(variables, content, speaker, f0, length)
-    alone = Converter(CONFIG).apply(variables, content[1:, :9], speaker[1:], f0[1:, :9], length[1:])
+    padded = Converter(CONFIG, AUDIO).apply(variables, content, speaker, f0, length)
+    alone = Converter(CONFIG, AUDIO).apply(
+        variables, content[1:, :9], speaker[1:], f0[1:, :9], length[1:]
+    )
     np.testing.assert_allclose(padded[1, :9], alone[0], atol=1e-5)
     assert not np.any(padded[1, 9:])
 
 
 def test_a_new_adapter_is_the_identity(inputs, variables):
-    with_adapter = Converter(CONFIG).apply(variables, *inputs)
-    without = Converter(CONFIG).apply({"params": variables["params"]}, *inputs)
+    with_adapter = Converter(CONFIG, AUDIO).apply(variables, *inputs)
+    without = Converter(CONFIG, AUDIO).apply({"params": variables["params"]}, *inputs)
     np.testing.assert_array_equal(with_adapter, without)
     moved = jax.tree.map(lambda x: x + 0.1, variables["adapter"])
-    adapted = Converter(CONFIG).apply({**variables, "adapter": moved}, *inputs)
+    adapted = Converter(CONFIG, AUDIO).apply({**variables, "adapter": moved}, *inputs)
     assert np.abs(adapted - without).max() > 1e-2
 
 
 def test_the_source_s_mean_and_variance_do_not_pass(inputs, variables):
     content, speaker, f0, length = inputs
-    plain = Converter(CONFIG).apply(variables, content, speaker, f0, length)
-    shifted = Converter(CONFIG).apply(variables, content * 3 + 5, speaker, f0, length)
+    plain = Converter(CONFIG, AUDIO).apply(variables, content, speaker, f0, length)
+    shifted = Converter(CONFIG, AUDIO).apply(variables, content * 3 + 5, speaker, f0, length)
     np.testing.assert_allclose(plain, shifted, atol=2e-3)
-    other = Converter(CONFIG).apply(variables, content, speaker[::-1], f0, length)
+    other = Converter(CONFIG, AUDIO).apply(variables, content, speaker[::-1], f0, length)
     assert np.abs(plain - other).max() > 1e-2
 
 
@@ -59,6 +68,18 @@ def test_instance_norm_is_over_true_frames_only():
     y = instance_norm(x, mask)[0, :12]
     np.testing.assert_allclose(y.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(y.std(0), 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("f0", [100.0, 160.0, 250.0])
+def test_the_ripple_is_that_of_the_harmonics(f0):
+    spec = AudioSpec()
+    time = np.arange(16_000) / 16_000
+    tone = 0.03 * sum(np.cos(2 * np.pi * f0 * k * time) for k in range(1, int(8000 / f0)))
+    mel = np.asarray(log_mel(tone.astype(np.float32), spec))[25]
+    ripple = np.asarray(harmonic_ripple(jnp.full((1, 1), f0), spec))[0, 0]
+    assert np.corrcoef(ripple[:20], mel[:20])[0, 1] > 0.8
+    assert np.abs(ripple[60:]).max() < 0.1  # there a band holds several harmonics
+    assert not np.any(harmonic_ripple(jnp.zeros((1, 1)), spec))
 
 
 def test_padding_does_not_change_the_speaker_encoder():

@@ -27,7 +27,7 @@ SIZES = {
     "audio": SPEC,
     "encoder": Wav2Vec2Config.tiny(),
     "speaker": SpeakerEncoderConfig.tiny(),
-    "converter": ConverterConfig(bottleneck=4, width=8, layers=2, kernel=3, n_mels=16),
+    "converter": ConverterConfig(bottleneck=4, width=8, layers=2, kernel=3),
     "optim": OptimConfig(learning_rate=1e-2),
     "steps": 50,
 }
