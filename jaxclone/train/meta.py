@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -84,18 +85,21 @@ class MetaConfig(RunConfig):
             params: Tree, frozen: Tree, episode: Episode, key: jax.Array
         ) -> tuple[jax.Array, Metrics]:
             everything = {**frozen, **params}
-            support, query = jax.vmap(lambda s, q: self.lessons(networks, everything, s, q, key))(
-                episode.support, episode.query
-            )
-            before, after = meta_loss(
-                lambda adapter, lesson: lesson_loss(networks, everything, adapter, lesson),
-                everything["adapter"],
-                support,
-                query,
-                steps=self.adapt.steps,
-                learning_rate=self.adapt.learning_rate,
-                first_order=self.adapt.first_order,
-            )
+            # The mesh holds tasks apart. Within one, its batch is not to be spread over the devices
+            # that hold the other tasks: the constraints that the networks ask for are off.
+            with nn.logical_axis_rules(()):
+                support, query = jax.vmap(
+                    lambda s, q: self.lessons(networks, everything, s, q, key)
+                )(episode.support, episode.query)
+                before, after = meta_loss(
+                    lambda adapter, lesson: lesson_loss(networks, everything, adapter, lesson),
+                    everything["adapter"],
+                    support,
+                    query,
+                    steps=self.adapt.steps,
+                    learning_rate=self.adapt.learning_rate,
+                    first_order=self.adapt.first_order,
+                )
             share = self.unadapted_weight / (1.0 + self.unadapted_weight)
             loss = jnp.mean((1 - share) * after + share * before)
             return loss, {
