@@ -15,6 +15,7 @@ import importlib
 import inspect
 import io
 import json
+import re
 import sys
 import types
 import typing
@@ -69,7 +70,8 @@ def load(name: str) -> Any:
     try:
         SourceFileLoader(module.__name__, str(path)).exec_module(module)
     except SyntaxError as error:
-        raise UserError(f"config {path}, line {error.lineno}: {error.msg}") from error
+        where = f"config {path}, line {error.lineno}" if error.lineno else f"config {path}"
+        raise UserError(f"{where}: {error.msg}") from error
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
         raise UserError(f"config {path} has no function get_config()")
@@ -207,14 +209,19 @@ def parse(
 
 
 def _first_paragraph(box: str) -> str:
-    """The complaint inside a box that tyro draws, without its frame and the help that follows."""
-    lines = []
-    for line in box.splitlines()[1:]:
-        text = line.strip("│╰╯ ")
-        if not text.strip("─"):
+    r"""The complaint inside a box that tyro draws, without its frame and the help that follows.
+
+    >>> _first_paragraph("Value error\n-------\n no such\n   folder\n-----\nFor help, see")
+    'no such folder'
+    """
+    lines: list[str] = []
+    for line in box.splitlines()[1:]:  # without its title
+        text = line.strip("│╰╯|+ ")
+        if text.strip("─-"):
+            lines.append(text)
+        elif lines:
             break
-        lines.append(text)
-    return " ".join(lines) or box.strip()
+    return re.sub(r"^Error parsing \w+: ", "", " ".join(lines)) or box.strip()
 
 
 def _options(kind: Any, prefix: str = "--") -> list[str]:

@@ -130,10 +130,13 @@ def enroll(
         steps: inner steps; 0 keeps the embedding and F0 statistics alone.
 
     Raises:
-        UserError: adaptation is asked of a model without adapters.
+        UserError: nothing in the recordings is voiced, or adaptation is asked of a model without
+            adapters.
     """
     audio = networks.audio
     f0 = [pitch.f0(w, audio) for w in waveforms]
+    if not np.any(np.concatenate(f0)):
+        raise UserError("no voiced speech was found in the reference: its pitch cannot be told")
     mean, std = pitch.log_f0_stats(np.concatenate(f0))
     frames = round(config.crop_seconds * audio.frame_rate)
     waveform, length = cut(waveforms, frames, audio.hop_length)

@@ -16,6 +16,9 @@ from jaxtyping import Float
 
 from jaxclone.audio.spec import AudioSpec
 
+# A melody is stretched to another person's liveliness by this factor at most.
+_STRETCH = 2.0
+
 
 @dataclasses.dataclass(frozen=True)
 class PitchConfig:
@@ -92,6 +95,22 @@ def log_f0_stats(f0: Float[np.ndarray, " frames"]) -> tuple[float, float]:
         return 0.0, 1.0
     log = np.log(voiced.astype(np.float64))
     return float(log.mean()), max(float(log.std()), 1e-3)
+
+
+def move(
+    f0: Float[np.ndarray, " frames"], log_mean: float, log_std: float
+) -> Float[np.ndarray, " frames"]:
+    """Moves and stretches ln F0 to a mean and deviation; unvoiced frames stay 0.
+
+    The deviation changes within `_STRETCH`: the statistics of a few seconds are rough.
+
+    >>> move(np.array([0, 100, 200], np.float32), np.log(282.8), 0.3466).round().tolist()
+    [0.0, 200.0, 400.0]
+    """
+    mean, std = log_f0_stats(f0)
+    stretch = np.clip(log_std / std, 1 / _STRETCH, _STRETCH)
+    log_f0 = (np.log(np.maximum(f0, 1.0)) - mean) * stretch + log_mean
+    return np.where(f0 > 0, np.exp(log_f0), 0.0).astype(np.float32)
 
 
 def _candidates(

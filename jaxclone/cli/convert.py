@@ -12,10 +12,15 @@ import tyro
 
 from jaxclone.adapt.voice import load_voice
 from jaxclone.audio import io
-from jaxclone.cli.cloning import prepare, read_references, read_source, require_steps
+from jaxclone.cli.cloning import (
+    load_cloner,
+    prepare,
+    read_references,
+    read_source,
+    require_steps,
+)
 from jaxclone.cli.options import parse
 from jaxclone.config import UsageError
-from jaxclone.synthesis.cloner import Cloner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +33,8 @@ class ConvertOptions:
     Attributes:
         source: what is said: a recording of any length and sample rate, mono or stereo.
         out: the result, a .wav or .flac file.
-        model: bundles that together hold encoder, speaker encoder, converter and vocoder.
+        model: bundles that together hold encoder, speaker encoder, converter and vocoder; those
+            of `jaxclone demo` (runs/demo/bundle) by default.
         voice: who says it, as a file of `jaxclone enroll`.
         reference: who says it, as recordings.
         steps: with --reference, steps of adaptation to the recordings.
@@ -36,7 +42,7 @@ class ConvertOptions:
 
     source: tyro.conf.Positional[Path]
     out: Path
-    model: tuple[Path, ...]
+    model: tuple[Path, ...] = ()
     voice: Path | None = None
     reference: tuple[Path, ...] = ()
     steps: int = 0
@@ -48,8 +54,10 @@ def main(args: Sequence[str]) -> dict[str, Any]:
     if (options.voice is None) == (not options.reference):
         raise UsageError("jaxclone convert needs either --voice or --reference")
     require_steps(options.steps)
+    if options.voice is not None and options.steps:
+        raise UsageError("--steps adapts to --reference recordings; a --voice is what it is")
     prepare(options.out, ".wav", ".flac")
-    cloner = Cloner.load(*options.model)
+    cloner = load_cloner(options.model)
     rate = cloner.audio.sample_rate
     source = read_source(options.source, rate)
     if options.voice is not None:

@@ -11,10 +11,9 @@ from typing import Any
 import tyro
 
 from jaxclone.adapt.voice import save_voice
-from jaxclone.cli.cloning import prepare, read_references, require_steps
+from jaxclone.cli.cloning import load_cloner, prepare, read_references, require_steps
 from jaxclone.cli.options import parse
 from jaxclone.config import UsageError
-from jaxclone.synthesis.cloner import Cloner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +26,14 @@ class EnrollOptions:
     Attributes:
         references: the recordings, of any sample rate.
         out: the voice, a .safetensors file.
-        model: bundles that together hold encoder, speaker encoder, converter and vocoder.
+        model: bundles that together hold encoder, speaker encoder, converter and vocoder; those
+            of `jaxclone demo` (runs/demo/bundle) by default.
         steps: steps of adaptation to the recordings; 0 takes the embedding and the pitch alone.
     """
 
     references: tyro.conf.Positional[tuple[Path, ...]]
     out: Path
-    model: tuple[Path, ...]
+    model: tuple[Path, ...] = ()
     steps: int = 0
 
 
@@ -44,7 +44,7 @@ def main(args: Sequence[str]) -> dict[str, Any]:
         raise UsageError("jaxclone enroll needs at least one recording")
     require_steps(options.steps)
     prepare(options.out, ".safetensors")
-    cloner = Cloner.load(*options.model)
+    cloner = load_cloner(options.model)
     voice = cloner.enroll(
         read_references(options.references, cloner.audio.sample_rate), steps=options.steps
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -13,11 +14,17 @@ from typing import Any
 from data_pipelines.corpus import Corpus
 from jaxclone import __version__
 from jaxclone.audio import io
+from jaxclone.audio.spec import AudioSpec
+from jaxclone.cli.cloning import make_folder
 from jaxclone.cli.console import progress, say
 from jaxclone.cli.options import parse
-from jaxclone.evaluate.cloning import PairScores, evaluate_cloning, make_pairs
+from jaxclone.config import UsageError
+from jaxclone.evaluate.cloning import Pair, PairScores, evaluate_cloning, make_pairs
 from jaxclone.evaluate.report import ReportPair, write_report
+from jaxclone.evaluate.similarity import SpeakerVerifier
 from jaxclone.synthesis.cloner import Cloner
+from jaxclone.train.tracking import read_metrics
+from jaxclone.types import UserError
 
 # Conversions that the report lets one listen to.
 _HEARD = 6
@@ -63,14 +70,23 @@ class CloningOptions:
     runs: tuple[Path, ...] = ()
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.pairs < 1:
+            raise UsageError(f"--pairs is the number of conversions, 1 or more, got {self.pairs}")
+        if not self.steps or min(self.steps) < 0:
+            raise UsageError("--steps are numbers of steps of adaptation, 0 or more")
+        if not 1 <= self.reference_seconds < math.inf:
+            raise UsageError(f"--reference-seconds must be 1 or more, got {self.reference_seconds}")
+
 
 def main(args: Sequence[str]) -> dict[str, Any]:
     """Runs `jaxclone evaluate cloning`."""
     options = parse(CloningOptions, args, "jaxclone evaluate cloning")
     began = time.monotonic()
+    make_folder(options.out)
+    metrics = {run.name: read_run(run) for run in options.runs}
     cloner = Cloner.load(*options.model)
-    corpus = Corpus.open(options.corpus, cloner.audio)
-    pairs = make_pairs(corpus, options.split, options.pairs)
+    corpus, pairs = prepare(options.corpus, cloner.audio, options.split, options.pairs)
     with progress("cloning") as show:
         scores, results = evaluate_cloning(
             cloner,
@@ -80,17 +96,40 @@ def main(args: Sequence[str]) -> dict[str, Any]:
             reference_seconds=options.reference_seconds,
             on_progress=show,
         )
-    seconds = {run.name: _seconds(run) for run in options.runs}
+    seconds = {name: max(line["seconds"] for line in lines) for name, lines in metrics.items()}
     seconds["evaluate"] = round(time.monotonic() - began, 1)
     scores |= {
         "seconds_by_stage": seconds,
         "versions": {"jaxclone": __version__, **{name: version(name) for name in _PACKAGES}},
         "seed": options.seed,
     }
-    _write(options, corpus, scores, results)
+    _write(options, corpus, scores, results, metrics)
     for line in table(scores):
         say(line)
     return scores
+
+
+def prepare(folder: Path, audio: AudioSpec, split: str, count: int) -> tuple[Corpus, list[Pair]]:
+    """All that cloning needs besides models, so that what is missing is told before they train.
+
+    Raises:
+        UserError: the corpus cannot be used, has too few voices, or a package is not installed.
+    """
+    SpeakerVerifier()
+    corpus = Corpus.open(folder, audio)
+    return corpus, make_pairs(corpus, split, count)
+
+
+def read_run(run: Path) -> list[dict[str, Any]]:
+    """The metrics of a run folder, line by line.
+
+    Raises:
+        UserError: it has none.
+    """
+    lines = read_metrics(run)
+    if not (lines and (run / "config.json").is_file()):
+        raise UserError(f"{run} is not the folder of a run: it has no metrics")
+    return lines
 
 
 def table(scores: dict[str, Any]) -> list[str]:
@@ -127,10 +166,13 @@ def table(scores: dict[str, Any]) -> list[str]:
 
 
 def _write(
-    options: CloningOptions, corpus: Corpus, scores: dict[str, Any], results: list[PairScores]
+    options: CloningOptions,
+    corpus: Corpus,
+    scores: dict[str, Any],
+    results: list[PairScores],
+    metrics: dict[str, list[dict[str, Any]]],
 ) -> None:
     out, rate = options.out, corpus.spec.sample_rate
-    out.mkdir(parents=True, exist_ok=True)
     first = results[0]
     io.write(out / "clone.wav", first.converted, rate)
     for number, result in enumerate(results[:_HEARD]):
@@ -160,9 +202,9 @@ def _write(
             for r in results[:_HEARD]
         ],
         curves={
-            f"{run.name}: {name}": points
-            for run in options.runs
-            for name, points in _curves(run).items()
+            f"{run}: {name}": points
+            for run, lines in metrics.items()
+            for name, points in _curves(lines).items()
         },
         config="\n\n".join(
             f"{run.name}\n{(run / 'config.json').read_text('utf-8')}" for run in options.runs
@@ -174,20 +216,11 @@ def _write(
     )
 
 
-def _metrics(run: Path) -> list[dict[str, Any]]:
-    lines = (run / "metrics.jsonl").read_text("utf-8").splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def _seconds(run: Path) -> float:
-    return max(line["seconds"] for line in _metrics(run))
-
-
-def _curves(run: Path) -> dict[str, list[tuple[int, float]]]:
+def _curves(lines: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
     """What a run's report shows: its losses, by the name they are logged under."""
     shown = ("loss", "mel_l1", "accuracy", "code_perplexity", "query_l1_before", "query_l1_after")
     curves: dict[str, list[tuple[int, float]]] = {}
-    for line in _metrics(run):
+    for line in lines:
         for name in shown:
             if name in line:
                 curves.setdefault(name, []).append((line["step"], line[name]))

@@ -81,7 +81,13 @@ def score(files: Sequence[Files], audio: AudioSpec = AudioSpec()) -> dict[str, A
     rows: list[dict[str, Any]] = []
     with progress("scoring") as show:
         for done, pair in enumerate(files, start=1):
-            rows.append({"converted": str(pair.converted), **_score(pair, audio, verifier)})
+            try:
+                scores = _score(pair, audio, verifier)
+            except UserError as error:
+                if any(str(path) in str(error) for path in dataclasses.astuple(pair) if path):
+                    raise
+                raise UserError(f"{pair.converted}: {error}") from None
+            rows.append({"converted": str(pair.converted), **scores})
             show(done, len(files))
     names = dict.fromkeys(name for row in rows for name in row if name != "converted")
     means = {name: statistics.fmean(row[name] for row in rows if name in row) for name in names}

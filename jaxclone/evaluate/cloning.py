@@ -64,10 +64,10 @@ def make_pairs(corpus: Corpus, split: str = "test", count: int = 24) -> list[Pai
     A conversion with a true answer (the target's own recording of the sentence) is preferred;
     where a target has none, the sentence is any that another voice says. Recordings whose column
     `role` is "reference" serve for enrolment, and the rest are converted; without the column a
-    target is enrolled on whatever it says besides the sentence.
+    target is enrolled on whatever it says besides the sentence, and has to say something else.
 
     Raises:
-        UserError: the split has fewer than two voices.
+        UserError: the split has fewer than two voices, or none that says enough.
     """
     indices = [int(i) for i in corpus.indices(split) if corpus.speaker[i] >= 0]
     rows = corpus.table
@@ -78,13 +78,17 @@ def make_pairs(corpus: Corpus, split: str = "test", count: int = 24) -> list[Pai
         raise UserError(f"cloning needs two labelled voices or more in split {split!r}")
     is_target = {i: rows[i].extra.get("role", "target") == "target" for i in indices}
 
+    def references(target: str, source: int) -> tuple[int, ...]:
+        others = [i for i in said[target] if not rows[i].text or rows[i].text != rows[source].text]
+        return tuple([i for i in others if not is_target[i]] or others)
+
     candidates: list[tuple[bool, int, str, int | None]] = []
     for target, theirs in said.items():
         truths = {rows[i].text: i for i in theirs if is_target[i] and rows[i].text}
         for i in indices:
             if rows[i].speaker == target or not is_target[i]:
                 continue
-            if rows[i].language != rows[theirs[0]].language:
+            if rows[i].language != rows[theirs[0]].language or not references(target, i):
                 continue
             truth = truths.get(rows[i].text)
             candidates.append((truth is None, i, target, truth))
@@ -105,17 +109,18 @@ def make_pairs(corpus: Corpus, split: str = "test", count: int = 24) -> list[Pai
         )
         candidates.remove(best)
         _, source, target, truth = best
-        others = [
-            i for i in said[target] if i != truth and rows[i].text != rows[source].text
-        ] or said[target]
-        references = [i for i in others if not is_target[i]] or others
-        pairs.append(Pair(source, target, tuple(references), truth))
+        pairs.append(Pair(source, target, references(target, source), truth))
         for kind, value in (
             ("target", target),
             ("source", rows[source].speaker),
             ("text", rows[source].text),
         ):
             used[kind, value] += 1
+    if not pairs:
+        raise UserError(
+            f"no voice of split {split!r} can be cloned: each needs a recording besides what "
+            "another of its language says"
+        )
     return pairs
 
 
@@ -174,6 +179,12 @@ def evaluate_cloning(
         def distance(waveform: np.ndarray, to: np.ndarray | None = true_cepstrum) -> float | None:
             return None if to is None else mcd_of(mel_cepstrum(waveform, rate), to)
 
+        def likeness(waveform: np.ndarray, to: np.ndarray = target) -> float | None:
+            try:
+                return cosine(verifier.embed(waveform, rate), to)
+            except UserError:  # nothing in it sounds like speech: no score of this pair
+                return None
+
         scores: dict[str, float | None] = {}
         converted: np.ndarray | None = None
         for n in steps:
@@ -181,19 +192,19 @@ def evaluate_cloning(
                 voices[pair.target, n] = cloner.enroll(reference, steps=n)
             spoken = cloner.convert(source, voices[pair.target, n])
             scores[f"mcd_{n}"] = distance(spoken)
-            scores[f"similarity_{n}"] = cosine(verifier.embed(spoken, rate), target)
+            scores[f"similarity_{n}"] = likeness(spoken)
             if converted is None:
                 converted = spoken
         assert converted is not None, "steps must not be empty"
         scores["mcd_converted"] = scores[f"mcd_{steps[0]}"]
         scores["similarity_target"] = scores[f"similarity_{steps[0]}"]
         scores["mcd_source"] = distance(source)
-        scores["similarity_source"] = cosine(verifier.embed(source, rate), target)
+        scores["similarity_source"] = likeness(source)
         if truth is not None:
             copy = copy_synthesis(cloner, truth)
             scores["mcd_copy_synthesis"] = distance(copy)
-            scores["similarity_copy_synthesis"] = cosine(verifier.embed(copy, rate), target)
-            scores["similarity_truth"] = cosine(verifier.embed(truth, rate), target)
+            scores["similarity_copy_synthesis"] = likeness(copy)
+            scores["similarity_truth"] = likeness(truth)
             error = f0_error(converted, truth, cloner.audio)
             scores |= {f"f0_{name}": value for name, value in error.items()}
         results.append(PairScores(pair, source, heard, converted, truth, scores))
@@ -234,7 +245,7 @@ def summarise(
     names += sorted({n for r in results for n in r.scores if n.startswith("f0_")})
     return {
         **{name: mean(name) for name in names},
-        "fraction_closer_to_target": statistics.fmean(gain > 0 for gain in gains),
+        "fraction_closer_to_target": statistics.fmean(g > 0 for g in gains) if gains else None,
         "adaptation": {
             str(n): {"mcd": mean(f"mcd_{n}"), "similarity": mean(f"similarity_{n}")} for n in steps
         },

@@ -41,10 +41,12 @@ class VoiceConversion:
     def __post_init__(self) -> None:
         if self.audio.log != "ln":
             raise UserError("voice conversion expects natural-log mels (AudioSpec.log = 'ln')")
-        if self.encoder.hop_length != self.audio.hop_length:
+        self.encoder.require(self.audio)
+        layer, layers = self.converter.content_layer, self.encoder.layers
+        if not -(layers + 1) <= layer <= layers:
             raise UserError(
-                f"the encoder makes a frame every {self.encoder.hop_length} samples, "
-                f"AudioSpec every {self.audio.hop_length}"
+                f"converter.content_layer is {layer}; an encoder of {layers} layers has 0 to "
+                f"{layers}"
             )
 
     def init(self, key: Key[Array, ""]) -> Tree:

@@ -96,6 +96,16 @@ class Wav2Vec2Config:
         if self.pad_input and (self.receptive_field - self.hop_length) % 2:
             raise UserError("wav2vec 2.0: pad_input needs an even receptive field minus hop")
 
+    def require(self, spec: AudioSpec) -> None:
+        """Raises a UserError unless this encoder makes a frame for each mel frame of `spec`."""
+        if self.mel is not None:
+            self.mel.require(spec, "the encoder's run")
+        if self.hop_length != spec.hop_length:
+            raise UserError(
+                f"the encoder makes a frame every {self.hop_length} samples, "
+                f"AudioSpec every {spec.hop_length}"
+            )
+
     @classmethod
     def base(cls) -> Wav2Vec2Config:
         """The published BASE (fairseq `wav2vec2_base_librispeech.yaml`): 94 M parameters."""

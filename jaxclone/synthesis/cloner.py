@@ -15,7 +15,7 @@ from jaxtyping import Float
 from jaxclone.adapt.enroll import AdaptConfig, enroll
 from jaxclone.audio import pitch
 from jaxclone.audio.spec import AudioSpec
-from jaxclone.export.bundle import Bundle, fingerprint, load_bundle
+from jaxclone.export.bundle import Bundle, fingerprint, load_bundle, require_shapes
 from jaxclone.models.vocoder import GeneratorConfig, context_frames, make_generator
 from jaxclone.models.voice_conversion import VoiceConversion
 from jaxclone.synthesis.chunks import overlap_add, windows
@@ -23,8 +23,6 @@ from jaxclone.types import Array, Tree, UserError, Voice, length_mask
 
 # Frames of one piece of a long recording: 8 s at 50 frames a second, and 1 s shared with the next.
 _PIECE, _OVERLAP = 400, 50
-# A person's F0 is stretched to the target's liveliness at most this much.
-_STRETCH = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,14 +101,30 @@ class Cloner:
         spoken = self.vocode(mel)
         return np.pad(spoken, (0, max(0, len(waveform) - len(spoken))))[: len(waveform)]
 
+    def require(self, voice: Voice) -> None:
+        """Raises a UserError unless the voice has the shapes that these networks take."""
+        size = self.networks.speaker.embedding
+        if np.shape(voice.embedding) != (size,):
+            raise UserError(
+                f"the voice is of {np.size(voice.embedding)} numbers, the model takes {size}"
+            )
+        if voice.adapter:
+            require_shapes(voice.adapter, self.params.get("adapter", {}), "the voice's adapter")
+
     def convert_mel(
         self, waveform: Float[np.ndarray, " t"], voice: Voice
     ) -> Float[np.ndarray, "f m"]:
-        """The log-mel of `convert`, before the vocoder."""
+        """The log-mel of `convert`, before the vocoder.
+
+        Raises:
+            UserError: the voice is not of a model like this.
+        """
+        self.require(voice)
         hop = self.audio.hop_length
         n_frames = -(-len(waveform) // hop)
         waveform = np.pad(waveform, (0, n_frames * hop - len(waveform))).astype(np.float32)
-        f0 = move_f0(pitch.f0(waveform, self.audio), voice)
+        f0 = pitch.f0(waveform, self.audio)
+        f0 = pitch.move(f0, float(voice.log_f0_mean), float(voice.log_f0_std))
         params = {**self.params, **({"adapter": voice.adapter} if voice.adapter else {})}
         piece, overlap = min(_PIECE, _rounded(n_frames)), _OVERLAP
         pieces = []
@@ -146,14 +160,6 @@ class Cloner:
             waveform = _vocode(self.vocoder_config, self.vocoder, part)
             spoken.append(np.asarray(waveform[0, context * hop : (context + piece) * hop]))
         return np.concatenate(spoken)[: n_frames * hop]
-
-
-def move_f0(f0: Float[np.ndarray, " f"], voice: Voice) -> Float[np.ndarray, " f"]:
-    """Moves and stretches log F0 to the mean and deviation of the voice; 0 stays unvoiced."""
-    mean, std = pitch.log_f0_stats(f0)
-    stretch = np.clip(voice.log_f0_std / max(std, 1e-3), 1 / _STRETCH, _STRETCH)
-    log_f0 = (np.log(np.maximum(f0, 1.0)) - mean) * stretch + voice.log_f0_mean
-    return np.where(f0 > 0, np.exp(log_f0), 0.0).astype(np.float32)
 
 
 def _rounded(n_frames: int) -> int:

@@ -194,9 +194,11 @@ class Checkpoints:
             if digest != about.digest["state"]:
                 problem = "its arrays are not those that were saved"
             found = Restored(step, items.state, items.data["place"])
-        except UserError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a damaged file fails anywhere in what reads it
+        except (UserError, MemoryError, PermissionError):
+            raise  # nothing that says it is damaged
+        except Exception as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise
             problem = _first_line(error)
         if jax.process_count() > 1:
             whole = multihost_utils.process_allgather(np.array(not problem)).all()

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from jaxclone import rng
+from jaxclone.audio import pitch
 from jaxclone.audio.griffin_lim import griffin_lim
 from jaxclone.audio.perturb import PerturbConfig, perturb
 from jaxclone.losses.reconstruction import masked_l1
@@ -34,6 +35,8 @@ class ConversionConfig(RunConfig):
     The encoder hears a perturbed copy of the recording (formants, pitch and timbre moved at
     random; Choi et al. 2021 §3.1) and the speaker encoder hears another recording of the speaker,
     so that the original can only be rebuilt with the content of the one and the voice of the other.
+    Speakers are told apart within a micro-batch: with `microbatches` above 1 the contrast has fewer
+    negatives, and is another loss than that of the whole batch.
 
     Attributes:
         encoder: sizes of the content encoder.
@@ -68,10 +71,7 @@ class ConversionConfig(RunConfig):
         networks = self.networks()
         tx, schedule = optim.make_optimizer(self.optim, self.steps)
         trained = ("encoder", "speaker", "converter") if self.encoder_rate else SPEAKING
-        tx = optax.partition(
-            {"encoder": optax.chain(tx, optax.scale(self.encoder_rate)), "rest": tx},
-            lambda params: {k: "encoder" if k == "encoder" else "rest" for k in params},
-        )
+        tx = optax.chain(tx, optim.scale_parts({"encoder": self.encoder_rate}))
 
         def init(key: jax.Array, pretrained: Mapping[str, Tree]) -> TrainState:
             params = {**networks.init(rng.stream(key, "init")), **pretrained}
@@ -103,8 +103,7 @@ class ConversionConfig(RunConfig):
 
         def showcase(state: TrainState, batch: Batch) -> dict[str, Media]:
             params = {**state.frozen, **state.model.params}
-            first = jax.tree.map(lambda x: x[:1], batch)
-            return showcase_conversion(networks, params, first)
+            return showcase_conversion(networks, params, batch)
 
         return Task(
             init=init,
@@ -137,16 +136,20 @@ SPEAKING = ("speaker", "converter")
 
 
 def showcase_conversion(networks: VoiceConversion, params: Tree, batch: Batch) -> dict[str, Media]:
-    """Source, reference and what the networks make of them, by Griffin-Lim."""
-    truth, frames = networks.mel(batch.waveform, batch.length)
-    voice = networks.embed(params, batch.reference, batch.reference_length)
-    content = networks.content(params, batch.waveform, batch.length)
-    converted = networks.decode(params, content, voice, batch.f0, frames)
-    spoken = griffin_lim(converted, networks.audio, rng.root(0))
+    """The first recording of a batch in the voice of another speaker of it, by Griffin-Lim."""
+    others = np.flatnonzero(np.asarray(batch.speaker) != np.asarray(batch.speaker[0]))
+    source = jax.tree.map(lambda x: np.asarray(x[:1]), batch)
+    target = jax.tree.map(lambda x: np.asarray(x[others[:1] if len(others) else [0]]), batch)
+    mel, frames = networks.mel(source.waveform, source.length)
+    voice = networks.embed(params, target.reference, target.reference_length)
+    content = networks.content(params, source.waveform, source.length)
+    f0 = pitch.move(source.f0[0], *pitch.log_f0_stats(target.f0[0]))[None]
+    converted = networks.decode(params, content, voice, f0, frames)
+    spoken = griffin_lim(converted, networks.audio, rng.stream(rng.root(0), "showcase"))
     return {
-        "source": Media("audio", np.asarray(batch.waveform[0])),
-        "reference": Media("audio", np.asarray(batch.reference[0])),
+        "source": Media("audio", source.waveform[0]),
+        "target": Media("audio", target.reference[0]),
         "converted": Media("audio", np.asarray(spoken[0])),
-        "source_mel": Media("image", np.asarray(truth[0]).T),
+        "source_mel": Media("image", np.asarray(mel[0]).T),
         "converted_mel": Media("image", np.asarray(converted[0]).T),
     }

@@ -71,10 +71,7 @@ class MetaConfig(RunConfig):
         networks = self.networks()
         tx, schedule = optim.make_optimizer(self.optim, self.steps)
         trained = ("adapter", "converter") if self.converter_rate else ("adapter",)
-        tx = optax.partition(
-            {"converter": optax.chain(tx, optax.scale(self.converter_rate)), "adapter": tx},
-            lambda params: {name: name for name in params},
-        )
+        tx = optax.chain(tx, optim.scale_parts({"converter": self.converter_rate}))
 
         def init(key: jax.Array, pretrained: Mapping[str, Tree]) -> TrainState:
             params = {**networks.init(rng.stream(key, "init")), **pretrained}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import flax.linen as nn
@@ -112,6 +112,21 @@ def make_optimizer(
         )
     parts.append(optax.scale_by_learning_rate(schedule))
     return optax.chain(*parts), schedule
+
+
+def scale_parts(rates: Mapping[str, float]) -> optax.GradientTransformation:
+    """Updates of the named top-level parts of the parameters times a factor, the rest as they are.
+
+    >>> updates, _ = scale_parts({"encoder": 0.5}).update({"encoder": 2.0, "speaker": 2.0}, ())
+    >>> updates
+    {'encoder': 1.0, 'speaker': 2.0}
+    """
+    return optax.stateless(
+        lambda updates, _: {
+            name: optax.tree.scale(rates[name], part) if name in rates else part
+            for name, part in updates.items()
+        }
+    )
 
 
 def apply(

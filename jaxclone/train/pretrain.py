@@ -17,7 +17,7 @@ from jaxclone.train import optim
 from jaxclone.train.optim import OptimConfig
 from jaxclone.train.state import ModelState, TrainState
 from jaxclone.train.task import RunConfig, Task
-from jaxclone.types import Array, Batch, Metrics, Tree, UserError
+from jaxclone.types import Array, Batch, Metrics, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +61,7 @@ class PretrainConfig(RunConfig):
     def task(self) -> Task:
         """The functions of this run."""
         encoder = self.model.encoder
-        if encoder.hop_length != self.audio.hop_length:
-            raise UserError(
-                f"the encoder makes a frame every {encoder.hop_length} samples, "
-                f"AudioSpec every {self.audio.hop_length}"
-            )
+        encoder.require(self.audio)
         network = Wav2Vec2Pretraining(
             self.model, jnp.bfloat16 if self.precision == "bf16" else jnp.float32
         )

@@ -20,8 +20,8 @@ from jaxclone.models.speaker import SpeakerEncoderConfig
 from jaxclone.models.voice_conversion import VoiceConversion
 from jaxclone.models.wav2vec2 import Wav2Vec2Config
 from jaxclone.synthesis import cloner as module
-from jaxclone.synthesis.cloner import Cloner, move_f0
-from jaxclone.types import UserError, Voice
+from jaxclone.synthesis.cloner import Cloner
+from jaxclone.types import UserError
 
 SPEC = AudioSpec(n_mels=8)
 CONFIGS = {
@@ -105,15 +105,22 @@ def test_a_long_recording_has_no_seam(cloner, voice, speech, monkeypatch):
     assert jumps[49::50].max() <= np.quantile(jumps, 0.99)
 
 
-def test_f0_moves_to_the_voice():
-    f0 = np.array([0, 100, 110, 121, 0], np.float32)
-    voice = Voice(
-        embedding=None, log_f0_mean=np.float32(np.log(220)), log_f0_std=np.float32(0.0778)
-    )
-    moved = move_f0(f0, voice)
-    assert (moved == 0).tolist() == [True, False, False, False, True]
-    np.testing.assert_allclose(moved[2], 220, rtol=1e-3)
-    np.testing.assert_allclose(moved[3] / moved[1], 1.21, rtol=2e-2)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"embedding": np.ones(3, np.float32)}, "the voice is of 3 numbers, the model takes 8"),
+        ({"adapter": {"x": np.ones(3, np.float32)}}, "the voice's adapter lacks the parameter"),
+    ],
+)
+def test_a_voice_of_another_shape_is_refused(cloner, voice, speech, change, message):
+    with pytest.raises(UserError, match=message):
+        cloner.convert(speech, voice.replace(**change))
+
+
+def test_what_is_not_voiced_tells_no_pitch(cloner):
+    noise = 0.1 * np.random.default_rng(0).standard_normal(32_000).astype(np.float32)
+    with pytest.raises(UserError, match="no voiced speech"):
+        cloner.enroll([noise])
 
 
 def test_references_are_cut_in_pieces_and_crumbs_are_left_out():
