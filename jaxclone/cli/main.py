@@ -12,6 +12,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from jaxclone import __version__
 from jaxclone.cli.options import COMMON_OPTIONS, choose
 
 # Each verb is a module of this package, imported when it is called; its main(args) returns what to
@@ -54,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: list[str], verbose: bool) -> dict[str, Any] | None:
     """What the verb returns; None when it only printed its help, or another process has it."""
+    if args == ["--version"]:
+        print(f"jaxclone {__version__}")
+        return None
     try:
         verb, rest = choose(args, "jaxclone", VERBS)
         _set_logging(verbose)

@@ -9,6 +9,7 @@ import types
 import numpy as np
 import pytest
 
+import jaxclone
 from jaxclone.cli import main as command
 from jaxclone.cli.main import VERBS, main
 from jaxclone.config import UsageError
@@ -215,6 +216,11 @@ def test_libraries_are_heard_only_when_asked_for(verb, monkeypatch):
     finally:
         absl.logging.set_verbosity(before)
     assert seen == [absl.logging.FATAL, absl.logging.INFO]
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"jaxclone {jaxclone.__version__}\n"
 
 
 def test_the_entry_point_is_main():
