@@ -4,7 +4,8 @@ Command: jaxclone train demo/meta --data.corpus CORPUS --valid.corpus CORPUS \
     --init-from runs/demo/converter/bundle
 Hardware: 2 CPU cores, 3 GB.
 Time: 1 to 2 minutes.
-Score: mel L1 on the query set falls with 5 inner steps of adaptation on the support set.
+Score: on 5 s of an unheard voice, 20 inner steps lower MCD by about 0.3 dB and raise similarity by
+    about 0.03; the mel L1 of the query set, two crops of 2 s, moves by less than 1 %.
 """
 
 import dataclasses
