@@ -2,7 +2,7 @@
 
     python launch/local.py --processes 2 --devices 2 -- jaxclone train CONFIG
 
-Each process gets the variables that `jaxclone.sharding.mesh.initialise_distributed` reads. With
+Each process gets the variables that `jaxclone.sharding.hosts.initialise_distributed` reads. With
 `--devices`, each has that many CPU devices; without, it has the devices that JAX finds, so divide
 them by `CUDA_VISIBLE_DEVICES` or the like. SIGTERM and SIGINT are passed on. The first process
 that ends with a failure, or with 75 because it was stopped, ends the others, and its exit code is

@@ -25,7 +25,8 @@ from data_pipelines.sources import find_recordings
 from jaxclone import config as configs
 from jaxclone import rng
 from jaxclone.audio import io
-from jaxclone.sharding.mesh import MeshConfig, initialise_distributed, to_host
+from jaxclone.sharding.hosts import initialise_distributed
+from jaxclone.sharding.mesh import MeshConfig, to_host
 from jaxclone.train import optim
 from jaxclone.train.errors import Interrupted
 from jaxclone.train.loop import fit
@@ -191,8 +192,8 @@ def wait_for_step(folder: Path, step: int, process: subprocess.Popen) -> None:
 
 def main() -> int:
     try:
-        initialise_distributed()
         run = configs.override(config(Path(), Path(), mesh=MeshConfig()), sys.argv[1:])
+        initialise_distributed(run.hosts)
         state, _ = fit(run, task(run))
         found = parameters(state)
         if jax.process_index() == 0:

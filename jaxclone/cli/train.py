@@ -14,7 +14,8 @@ from data_pipelines.corpus import Corpus
 from jaxclone import config as configs
 from jaxclone.config import UsageError
 from jaxclone.export.bundle import ModelCard, load_bundle, save_bundle
-from jaxclone.sharding.mesh import initialise_distributed, to_host
+from jaxclone.sharding.hosts import initialise_distributed
+from jaxclone.sharding.mesh import to_host
 from jaxclone.train.loop import fit, run_folder
 from jaxclone.train.task import RunConfig, Task
 from jaxclone.types import Tree, UserError
@@ -38,7 +39,6 @@ def main(args: Sequence[str]) -> dict[str, Any] | None:
         print("Configs that come with jaxclone:\n")
         print("\n".join(f"  {name}" for name in configs.names()))
         raise SystemExit(0)
-    initialise_distributed()
     name, *overrides = args
     config = configs.load(name)
     if not isinstance(config, RunConfig):
@@ -46,6 +46,7 @@ def main(args: Sequence[str]) -> dict[str, Any] | None:
     # tyro keeps a line break before an indented line only.
     about = re.sub(r"(?<!\n)\n(?!\n)", "\n  ", configs.describe(name))
     config = configs.override(config, overrides, f"jaxclone train {name}", about or None)
+    initialise_distributed(config.hosts)
     task = config.task()
     folder = run_folder(config)
     run = fit(config, task, pretrained=pretrained_models(config, task), run_dir=folder)

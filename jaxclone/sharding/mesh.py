@@ -1,14 +1,10 @@
-"""Devices by axis, and the processes they belong to."""
+"""Devices by axis."""
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import dataclasses
 import math
-import os
-import sys
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,9 +16,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxclone.sharding.rules import BATCH_AXES, RULES
 from jaxclone.types import Tree, UserError
-
-# How long a process that fails waits for the others to fail likewise.
-LEAVING_SECONDS = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,82 +105,3 @@ def to_host(tree: Tree) -> Tree:
         return np.asarray(x)
 
     return jax.tree.map(fetch, tree)
-
-
-def initialise_distributed() -> None:
-    """Joins the processes of a run, as the environment says; nothing when it says nothing.
-
-    Call it before anything else touches a device. Variables:
-        JAXCLONE_CPU_DEVICES: CPU devices of this process.
-        JAXCLONE_COORDINATOR: `host:port` of process 0; its presence asks for several processes.
-        JAXCLONE_PROCESSES: how many.
-        JAXCLONE_PROCESS_ID: which of them this is, from 0.
-        JAXCLONE_TIMEOUT: seconds that processes wait for one another at the start, and for a sign
-            of life later; 100 when unset.
-
-    Raises:
-        UserError: a variable is missing or not a number. When the others do not come in time, the
-            process ends with one line and the exit code 1.
-    """
-    if "JAXCLONE_CPU_DEVICES" in os.environ:
-        jax.config.update("jax_num_cpu_devices", _number("JAXCLONE_CPU_DEVICES"))
-    coordinator = os.environ.get("JAXCLONE_COORDINATOR")
-    if not coordinator:
-        return
-    timeout = _number("JAXCLONE_TIMEOUT", 100)
-    processes, process = _number("JAXCLONE_PROCESSES"), _number("JAXCLONE_PROCESS_ID")
-
-    def give_up() -> None:
-        missing = "process 0 does not answer" if process else "not all others came"
-        sys.stderr.write(
-            f"error: process {process} of {processes}: {missing} at {coordinator} within "
-            f"{timeout} s (JAXCLONE_TIMEOUT)\n"
-        )
-        sys.stderr.flush()
-        os._exit(1)
-
-    # JAX would abort the process with a stack trace, which cannot be caught: be there before it.
-    watch = threading.Timer(timeout, give_up)
-    watch.daemon = True
-    watch.start()
-    try:
-        jax.distributed.initialize(
-            coordinator,
-            processes,
-            process,
-            initialization_timeout=timeout + 60,
-            heartbeat_timeout_seconds=timeout,
-            shutdown_timeout_seconds=timeout,
-        )
-    finally:
-        watch.cancel()
-
-
-def fail_at_exit() -> None:
-    """For a process that fails: at its exit, it does not wait for others that may wait for it.
-
-    Those that fail likewise still take leave of one another; where one does not come within
-    seconds, this process ends with 1, upon which the others end too, instead of waiting for a
-    time-out. With a single process, nothing is done.
-    """
-    if jax.process_count() > 1:
-        atexit.register(_take_leave)
-
-
-def _take_leave() -> None:
-    leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
-    leaving.start()
-    leaving.join(LEAVING_SECONDS)
-    if leaving.is_alive():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)
-
-
-def _number(variable: str, default: int | None = None) -> int:
-    text = os.environ.get(variable)
-    if text is None and default is not None:
-        return default
-    if text is None or not text.isdecimal():
-        raise UserError(f"{variable} must be a number, got {text!r}")
-    return int(text)

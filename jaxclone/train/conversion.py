@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxclone import rng
 from jaxclone.audio import pitch
@@ -69,9 +68,9 @@ class ConversionConfig(RunConfig):
     def task(self) -> Task:
         """The functions of this run."""
         networks = self.networks()
-        tx, schedule = optim.make_optimizer(self.optim, self.steps)
+        rates = {"encoder": self.encoder_rate}
+        tx, schedule = optim.make_optimizer(self.optim, self.steps, rates)
         trained = ("encoder", "speaker", "converter") if self.encoder_rate else SPEAKING
-        tx = optax.chain(tx, optim.scale_parts({"encoder": self.encoder_rate}))
 
         def init(key: jax.Array, pretrained: Mapping[str, Tree]) -> TrainState:
             params = {**networks.init(rng.stream(key, "init")), **pretrained}

@@ -22,9 +22,11 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from data_pipelines.loader import Loader, make_loader
-from jaxclone.sharding.mesh import activate, batch_parts, fail_at_exit, make_mesh
+from jaxclone.sharding import hosts
+from jaxclone.sharding.mesh import activate, batch_parts, make_mesh
 from jaxclone.train.checkpoint import Checkpoints
 from jaxclone.train.errors import Interrupted, RunError
+from jaxclone.train.health import Monitor
 from jaxclone.train.meter import Meter, samples_of
 from jaxclone.train.program import Program
 from jaxclone.train.task import RunConfig, Task
@@ -48,6 +50,7 @@ MAY_CHANGE = (
     "checkpoint_minutes",
     "keep",
     "mesh",
+    "hosts",
     "tracking",
     "data.corpus",
     "data.workers",
@@ -126,7 +129,8 @@ def fit(
         tracker = None
         if jax.process_index() == 0:
             tracker = stack.enter_context(Tracker(folder, config, start))
-        run = _Run(config, program, loaders, checkpoints, tracker, signals, start)
+        monitor = Monitor(task.watches)
+        run = _Run(config, program, loaders, checkpoints, tracker, monitor, signals, start)
         state = run.train(state)
         return Fit(state, run.summary())
 
@@ -178,6 +182,7 @@ class _Run:
         loaders: Sequence[Loader],
         checkpoints: Checkpoints,
         tracker: Tracker | None,
+        monitor: Monitor,
         signals: _StopSignals,
         start: int,
     ):
@@ -187,6 +192,7 @@ class _Run:
         self.valid = valid[0] if valid else None
         self.checkpoints = checkpoints
         self.tracker = tracker
+        self.monitor = monitor
         self.signals = signals
         self.start = start
         self.meter = Meter(config.audio.sample_rate)
@@ -208,6 +214,7 @@ class _Run:
             dynamic_ncols=True,
         ) as bar:
             for step in range(self.start + 1, config.steps + 1):
+                hosts.progress(step)
                 batch = self.meter.next(self.loader)
                 late = time.monotonic() - self._saved_at > 60 * config.checkpoint_minutes
                 state, metrics, report = self.program.step(
@@ -278,7 +285,10 @@ class _Run:
         bar.update()
         if self._due(pending.step, self.config.log_every) or pending.step == self.config.steps:
             values = {name: float(pending.metrics[name]) for name in names}
+            if not all(map(np.isfinite, values.values())):  # of an update that was skipped
+                values = {name: value for name, value in values.items() if np.isfinite(value)}
             rates = self.meter.read()
+            self._warn(pending.step, values)
             self._track(pending.step, values | rates)
             shown = [f"loss {values['loss']:.4g}"] if "loss" in values else []
             if rates:
@@ -311,6 +321,20 @@ class _Run:
             if self.tracker and media:
                 self.tracker.media(step, media)
 
+    def _warn(self, step: int, values: dict[str, float]) -> None:
+        """Says on the first process what is wrong with the run, if something is."""
+        if self.tracker is None:
+            return
+        skipped = "skipped_steps"
+        if values.get(skipped, 0.0) > self.last.get(skipped, 0.0):
+            logger.warning(
+                "step %d: %d updates so far were skipped, since their gradient was not finite",
+                step,
+                values[skipped],
+            )
+        for line in self.monitor.see(step, values):
+            logger.warning(line)
+
     def _track(self, step: int, values: dict[str, float]) -> None:
         self.last |= values
         if self.tracker:
@@ -324,13 +348,14 @@ class _Run:
 @contextlib.contextmanager
 def _failing_alone() -> Iterator[None]:
     """A process that fails is not kept by those that wait for it; a stop is common to all."""
-    try:
-        yield
-    except Interrupted:
-        raise
-    except BaseException:
-        fail_at_exit()
-        raise
+    stopped = None
+    with hosts.failing_alone():
+        try:
+            yield
+        except Interrupted as stop:
+            stopped = stop
+    if stopped is not None:
+        raise stopped
 
 
 class _StopSignals:

@@ -9,7 +9,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from data_pipelines.loader import CropConfig, EpisodeConfig
 from jaxclone import rng
@@ -69,9 +68,9 @@ class MetaConfig(RunConfig):
     def task(self) -> Task:
         """The functions of this run."""
         networks = self.networks()
-        tx, schedule = optim.make_optimizer(self.optim, self.steps)
+        rates = {"converter": self.converter_rate}
+        tx, schedule = optim.make_optimizer(self.optim, self.steps, rates)
         trained = ("adapter", "converter") if self.converter_rate else ("adapter",)
-        tx = optax.chain(tx, optim.scale_parts({"converter": self.converter_rate}))
 
         def init(key: jax.Array, pretrained: Mapping[str, Tree]) -> TrainState:
             params = {**networks.init(rng.stream(key, "init")), **pretrained}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -41,6 +41,9 @@ class OptimConfig:
         decay_rate: factor of "exponential".
         decay_steps: steps between two decays of "exponential".
         clip_norm: gradients are scaled down to this global norm; 0 for no clipping.
+        max_skips: updates in a row that may be left out because a gradient is not finite, which
+            leaves parameters and optimiser as they are; one more ends the run. With 0 the first
+            does.
     """
 
     kind: Literal["adam", "adamw"] = "adamw"
@@ -58,6 +61,7 @@ class OptimConfig:
     decay_rate: float = 0.999
     decay_steps: int = 1000
     clip_norm: float = 0.0
+    max_skips: int = 0
 
 
 def make_schedule(config: OptimConfig, total_steps: int) -> Schedule:
@@ -90,15 +94,17 @@ def make_schedule(config: OptimConfig, total_steps: int) -> Schedule:
 
 
 def make_optimizer(
-    config: OptimConfig, total_steps: int
+    config: OptimConfig, total_steps: int, rates: Mapping[str, float] | None = None
 ) -> tuple[optax.GradientTransformation, Schedule]:
     """An optimiser and its learning rate.
 
-    A step reports `schedule(state.step)` as its metric "learning_rate".
+    A step reports `schedule(state.step)` as its metric "learning_rate"; the optimiser itself counts
+    the updates that it made, which are fewer where some were skipped.
 
     Args:
         config: its settings.
         total_steps: updates of the run, where "linear" and "cosine" end.
+        rates: the learning rate of some top-level parts of the parameters over that of the rest.
     """
     schedule = make_schedule(config, total_steps)
     b1, b2 = config.betas
@@ -111,7 +117,55 @@ def make_optimizer(
             )
         )
     parts.append(optax.scale_by_learning_rate(schedule))
-    return optax.chain(*parts), schedule
+    if rates:
+        parts.append(scale_parts(rates))
+    tx = optax.chain(*parts)
+    return skip_nonfinite(tx, config.max_skips) if config.max_skips else tx, schedule
+
+
+class SkipState(NamedTuple):
+    """Of `skip_nonfinite`.
+
+    Attributes:
+        excused: bool[] the last update was skipped, and so many were allowed.
+        in_a_row: i32[] skipped one after the other, the last among them.
+        total: i32[] skipped in all.
+        inner: of the optimiser.
+    """
+
+    excused: Tree
+    in_a_row: Tree
+    total: Tree
+    inner: Tree
+
+
+def skip_nonfinite(tx: optax.GradientTransformation, limit: int) -> optax.GradientTransformation:
+    """Leaves out updates whose gradient is not finite.
+
+    A selection, and no `lax.cond` as in `optax.apply_if_finite`: nothing waits for the decision,
+    and finite updates are those of `tx` to the bit.
+
+    Args:
+        tx: the optimiser.
+        limit: updates in a row that are excused.
+    """
+
+    def init(params: Tree) -> SkipState:
+        return SkipState(jnp.bool_(False), jnp.int32(0), jnp.int32(0), tx.init(params))
+
+    def update(grads: Tree, state: SkipState, params: Tree = None) -> tuple[Tree, SkipState]:
+        finite = jnp.stack([jnp.isfinite(g).all() for g in jax.tree.leaves(grads)]).all()
+        updates, inner = tx.update(grads, state.inner, params)
+
+        def keep(new: Tree, old: Tree) -> Tree:
+            return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+        in_a_row = jnp.where(finite, 0, state.in_a_row + 1)
+        return keep(updates, jax.tree.map(jnp.zeros_like, updates)), SkipState(
+            ~finite & (in_a_row <= limit), in_a_row, state.total + ~finite, keep(inner, state.inner)
+        )
+
+    return optax.GradientTransformation(init, update)
 
 
 def scale_parts(rates: Mapping[str, float]) -> optax.GradientTransformation:
@@ -135,12 +189,18 @@ def apply(
     """One update.
 
     Returns:
-        the updated model, and "grad_norm": the global norm of `grads` before any clipping.
+        the updated model, and metrics: "grad_norm", the global norm of `grads` before any clipping;
+        where updates may be skipped, "skipped", whether this one was and is excused, and
+        "skipped_steps", how many there were.
     """
     updates, opt_state = tx.update(grads, model.opt_state, model.params)
     params = optax.apply_updates(model.params, updates)
     model = model.replace(params=params, opt_state=opt_state)
-    return model, {"grad_norm": optax.tree.norm(grads)}
+    metrics = {"grad_norm": optax.tree.norm(grads)}
+    if isinstance(opt_state, SkipState):
+        metrics["skipped"] = opt_state.excused.astype(jnp.float32)
+        metrics["skipped_steps"] = opt_state.total.astype(jnp.float32)
+    return model, metrics
 
 
 def accumulate(

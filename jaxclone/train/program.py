@@ -110,7 +110,8 @@ class Program:
 
         Returns:
             (state, metrics, report): the report is i32[votes + metrics], whether any process cast
-            each vote, then whether each metric, in order of name, is finite.
+            each vote, then whether each metric, in order of name, is finite, or excused because
+            the update was skipped.
         """
         if votes not in self._votes:
             mine = np.tile(np.array(votes, np.int32), (len(self.mesh.local_devices), 1))
@@ -120,7 +121,10 @@ class Program:
     def _step(self, state: Tree, batch: Tree, votes: Array) -> tuple[Tree, Metrics, Array]:
         self.compiles += 1  # this line runs when the step is traced, not when it is called
         state, metrics = self._task.step(state, batch)
-        finite = [jnp.isfinite(metrics[name]).all() for name in sorted(metrics)]
+        excused = jnp.array(
+            [value > 0 for name, value in metrics.items() if name.endswith("skipped")], bool
+        ).any()
+        finite = [jnp.isfinite(metrics[name]).all() | excused for name in sorted(metrics)]
         return state, metrics, jnp.concatenate([votes.max(0), jnp.array(finite, jnp.int32)])
 
     def evaluate(self, state: Tree, batch: Tree) -> Metrics:

@@ -11,7 +11,9 @@ import numpy as np
 
 from data_pipelines.loader import CropConfig, EpisodeConfig
 from jaxclone.audio.spec import AudioSpec
+from jaxclone.sharding.hosts import HostsConfig
 from jaxclone.sharding.mesh import MeshConfig
+from jaxclone.train.health import Watch
 from jaxclone.types import Metrics, Tree
 
 
@@ -43,6 +45,7 @@ class Task:
         model_configs: the config of each of those models, by the same names.
         showcase: (state, batch) -> named media, called on the host at each evaluation; None for
             none. Of several processes, the first is asked alone, with whole arrays.
+        watches: metrics of the step by which a run that goes nowhere is told.
     """
 
     init: Callable[[jax.Array, Mapping[str, Tree]], Any]
@@ -51,6 +54,7 @@ class Task:
     models: Callable[[Any], dict[str, Tree]]
     model_configs: Mapping[str, Any]
     showcase: Callable[[Any, Any], dict[str, Media]] | None = None
+    watches: tuple[Watch, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +92,7 @@ class RunConfig:
         checkpoint_minutes: also save when this long has passed since the last one.
         keep: checkpoints kept.
         mesh: devices by axis.
+        hosts: the processes that the devices belong to.
         tracking: Weights & Biases.
     """
 
@@ -108,6 +113,7 @@ class RunConfig:
     checkpoint_minutes: float = 10.0
     keep: int = 2
     mesh: MeshConfig = MeshConfig()
+    hosts: HostsConfig = HostsConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     def task(self) -> Task:

@@ -182,7 +182,7 @@ class _Networks:
         }
         return (
             model.replace(variables=variables),
-            metrics | {"discriminator_grad_norm": more["grad_norm"]},
+            metrics | {f"discriminator_{name}": value for name, value in more.items()},
         )
 
     def loss(

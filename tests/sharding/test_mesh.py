@@ -35,20 +35,3 @@ def test_to_host_gives_whole_arrays_and_keys() -> None:
     assert isinstance(found["a"], np.ndarray)
     np.testing.assert_array_equal(found["a"], [0, 1, 2])
     assert jax.random.bits(found["key"]) == jax.random.bits(tree["key"])
-
-
-def test_nothing_is_joined_when_the_environment_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("COORDINATOR", "PROCESSES", "PROCESS_ID", "CPU_DEVICES"):
-        monkeypatch.delenv(f"JAXCLONE_{name}", raising=False)
-    meshes.initialise_distributed()
-    assert jax.process_count() == 1
-
-
-def test_a_variable_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JAXCLONE_COORDINATOR", "localhost:1")
-    monkeypatch.setenv("JAXCLONE_PROCESSES", "two")
-    with pytest.raises(UserError, match="JAXCLONE_PROCESSES must be a number, got 'two'"):
-        meshes.initialise_distributed()
-    monkeypatch.delenv("JAXCLONE_PROCESSES")
-    with pytest.raises(UserError, match="JAXCLONE_PROCESSES must be a number, got None"):
-        meshes.initialise_distributed()

@@ -24,7 +24,8 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 import jax, numpy as np, toy
-from jaxclone.sharding.mesh import MeshConfig, initialise_distributed
+from jaxclone.sharding.hosts import initialise_distributed
+from jaxclone.sharding.mesh import MeshConfig
 from jaxclone.train.loop import fit
 
 initialise_distributed()

@@ -22,7 +22,7 @@ TASKS = ("pretrain", "converter", "vocoder", "meta")
 SCRIPT = """
 import dataclasses, json, sys
 from jaxclone import config as configs
-from jaxclone.sharding.mesh import initialise_distributed
+from jaxclone.sharding.hosts import initialise_distributed
 from jaxclone.train.loop import fit
 
 initialise_distributed()
