@@ -46,6 +46,7 @@ def get_config(size: Literal["full", "smoke"] = "full") -> PretrainConfig:
             decay=(("", True),),
             warmup_steps=2 if smoke else 32_000,
             schedule="linear",
+            max_skips=10,
         ),
         steps=4 if smoke else 400_000,
         precision="f32" if smoke else "bf16",

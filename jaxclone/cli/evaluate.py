@@ -12,6 +12,7 @@ from jaxclone.cli.options import choose
 VERBS = {
     "pairs": "score recordings that are there",
     "cloning": "clone the held-out voices of a corpus, score them, write a report",
+    "probe": "tell phones from an encoder: what its pretraining was good for",
 }
 
 

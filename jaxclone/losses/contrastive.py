@@ -92,7 +92,8 @@ def pretraining_loss(
     Returns:
         the loss; the metrics of `contrastive_loss` and "prob_perplexity" (of the probabilities:
         what diversity raises), "code_perplexity" (of the codes chosen), both summed over codebooks,
-        and "feature_penalty".
+        "feature_penalty", and "prediction_variance": of the predictions as unit vectors, over the
+        masked frames; 0 where all are the same, 1 at the most.
     """
     loss, metrics = contrastive_loss(
         output.predicted, output.target, output.codes, negatives, valid, config.temperature
@@ -100,12 +101,15 @@ def pretraining_loss(
     *_, groups, n_codes = output.probabilities.shape
     in_use = perplexity(output.probabilities, valid)
     diversity = 1 - in_use / (groups * n_codes)
+    unit = jnp.where(valid[..., None], _unit(output.predicted), 0)
+    mean = unit.sum((0, 1)) / jnp.maximum(metrics["weight"], 1)
     penalty = (output.energy * valid.sum(1)).sum() / jnp.maximum(metrics["weight"], 1)
     return loss + config.diversity * diversity + config.feature_penalty * penalty, {
         **metrics,
         "prob_perplexity": in_use,
         "code_perplexity": perplexity(jax.nn.one_hot(output.codes, n_codes), valid),
         "feature_penalty": penalty,
+        "prediction_variance": 1 - jnp.square(mean).sum(),
     }
 
 

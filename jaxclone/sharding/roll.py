@@ -116,6 +116,7 @@ class Roll:
         self._moved = time.monotonic()
         self._left = threading.Event()
         self._ending = threading.Lock()
+        self._ended = False
 
     def _name(self, processes: Sequence[int]) -> str:
         """`process 2 of 4 (node2)`."""
@@ -260,7 +261,7 @@ class Roll:
             self._lose(*loss)
 
     def _follow(self, process: int, link: _Link) -> tuple[int, str] | None:
-        """Reads what a process says; the exit code and the line of its loss, None when it is done."""
+        """Reads what a process says until it is done (None) or lost (exit code, line)."""
         while True:
             try:
                 words = link.receive(self._heartbeat)
@@ -286,9 +287,10 @@ class Roll:
                 for link in self._links.values():
                     link.send("lost", code, line)
             # An error of its own says more than that another had it too.
-            if self._left.wait(GRACE_SECONDS if code == FAILED else GRACE_SECONDS / 10):
+            # After a loss there is no time: JAX may be about to abort this process.
+            if self._left.wait(GRACE_SECONDS if code == FAILED else 0) or self._ended:
                 return
-            self._left.set()
+            self._ended = True
             end = "; what was saved is whole, the same command continues" if code == LOST else ""
             sys.stderr.write(f"error: process {self._place.process}: {line}{end}\n")
             sys.stderr.flush()

@@ -52,6 +52,7 @@ MAY_CHANGE = (
     "mesh",
     "hosts",
     "tracking",
+    "collapse",
     "data.corpus",
     "data.workers",
     "data.prefetch",
@@ -195,7 +196,7 @@ class _Run:
         self.monitor = monitor
         self.signals = signals
         self.start = start
-        self.meter = Meter(config.audio.sample_rate)
+        self.meter = Meter(config.audio.sample_rate, jax.devices(), program.flops)
         self.last: dict[str, float] = dict(tracker.last) if tracker else {}
         self._began = time.monotonic() - (tracker.seconds if tracker else 0.0)
         self._saved_at = time.monotonic()
@@ -281,7 +282,7 @@ class _Run:
         if pending.step == self.start + 1:
             self.meter.reset()  # compiling is not training
         else:
-            self.meter.samples += pending.samples
+            self.meter.count(pending.samples)
         bar.update()
         if self._due(pending.step, self.config.log_every) or pending.step == self.config.steps:
             values = {name: float(pending.metrics[name]) for name in names}

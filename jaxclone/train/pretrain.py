@@ -14,6 +14,7 @@ from jaxclone.losses.contrastive import ContrastiveConfig, pretraining_loss
 from jaxclone.models.wav2vec2 import Wav2Vec2Pretraining, Wav2Vec2PretrainingConfig
 from jaxclone.nn.masking import MaskedFrames, MaskingConfig, mask_spans, sample_negatives
 from jaxclone.train import optim
+from jaxclone.train.health import Watch
 from jaxclone.train.optim import OptimConfig
 from jaxclone.train.state import ModelState, TrainState
 from jaxclone.train.task import RunConfig, Task
@@ -39,6 +40,44 @@ class TemperatureConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class CollapseConfig:
+    """When pretraining counts as collapsed, which is reported once.
+
+    Attributes:
+        perplexity: codes in use for each codebook, of which there must not be fewer; 1 is one code
+            for everything.
+        variance: of the predictions as unit vectors, which must not be less; 0 is one vector for
+            everything.
+        steps: for so long either may be lower.
+    """
+
+    perplexity: float = 2.0
+    variance: float = 0.01
+    steps: int = 1000
+
+    def watches(self, codebooks: int) -> tuple[Watch, ...]:
+        """What to watch."""
+        return (
+            Watch(
+                "code_perplexity",
+                self.perplexity * codebooks,
+                self.steps,
+                "the quantiser has collapsed onto few codes",
+                "a larger loss.diversity, a slower temperature.decay, a lower optim.learning_rate "
+                "with more optim.warmup_steps, or more audio a batch",
+            ),
+            Watch(
+                "prediction_variance",
+                self.variance,
+                self.steps,
+                "the predictions are the same for all frames",
+                "a lower optim.learning_rate with more optim.warmup_steps, optim.clip_norm 1, and "
+                "precision f32 to rule that out",
+            ),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class PretrainConfig(RunConfig):
     """Pretraining of a wav2vec 2.0 encoder.
 
@@ -49,6 +88,7 @@ class PretrainConfig(RunConfig):
         loss: weights of the loss.
         temperature: of the quantiser.
         optim: optimiser.
+        collapse: when to warn of it.
     """
 
     model: Wav2Vec2PretrainingConfig = Wav2Vec2PretrainingConfig()
@@ -57,6 +97,7 @@ class PretrainConfig(RunConfig):
     loss: ContrastiveConfig = ContrastiveConfig()
     temperature: TemperatureConfig = TemperatureConfig()
     optim: OptimConfig = OptimConfig()
+    collapse: CollapseConfig = CollapseConfig()
 
     def task(self) -> Task:
         """The functions of this run."""
@@ -118,6 +159,7 @@ class PretrainConfig(RunConfig):
             evaluate=evaluate,
             models=lambda state: {"encoder": state.model.params["encoder"]},
             model_configs={"encoder": encoder},
+            watches=self.collapse.watches(self.model.quantizer.groups),
         )
 
     def mask(self, keys: jax.Array, length: jax.Array, samples: int) -> MaskedFrames:
