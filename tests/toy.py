@@ -1,7 +1,7 @@
 """A small but whole training run for the tests of the loop: as a module, and as a command.
 
 The command `python tests/toy.py OPTIONS` trains in `--out` and leaves its parameters in
-`<out>/params.npz`; it ends as the `jaxclone` command does.
+`<out>/params.npz`; it ends as the `jaxclone` command does. TOY_COUNT is `count` of `task`.
 """
 
 from __future__ import annotations
@@ -76,11 +76,31 @@ def config(corpus: Path, out: Path, **changes) -> RunConfig:
     return RunConfig(**{**settings, **changes})
 
 
-def task(run: RunConfig, *, width: int = 16, bad_step: int = -1, bad_parameters: int = -1) -> Task:
-    """The functions of a run; a metric, or the parameters, stop being finite at a step."""
+def task(
+    run: RunConfig,
+    *,
+    width: int = 16,
+    bad_step: int = -1,
+    bad_parameters: int = -1,
+    bad_gradients: tuple[int, ...] = (),
+    max_skips: int = 0,
+    count: int = 0,
+) -> Task:
+    """The functions of a run.
+
+    A metric, or the parameters, or the gradients, are not finite at some steps. With `count`, the
+    metrics "seen_0" and so on say how often each of so many speakers is in the batch.
+    """
     model = Loudness(width)
     tx, schedule = optim.make_optimizer(
-        optim.OptimConfig(learning_rate=3e-3, warmup_steps=3, clip_norm=1.0, schedule="cosine"), 200
+        optim.OptimConfig(
+            learning_rate=3e-3,
+            warmup_steps=3,
+            clip_norm=1.0,
+            schedule="cosine",
+            max_skips=max_skips,
+        ),
+        200,
     )
 
     def init(key, pretrained):
@@ -108,8 +128,11 @@ def task(run: RunConfig, *, width: int = 16, bad_step: int = -1, bad_parameters:
             batch,
             run.microbatches,
         )
+        spoilt = jnp.isin(state.step + 1, jnp.array(bad_gradients, jnp.int32))
+        grads = jax.tree.map(lambda g: jnp.where(spoilt, jnp.nan, g), grads)
         trained, more = optim.apply(tx, state.model, grads)
         metrics |= more | {"learning_rate": schedule(state.step)}
+        metrics |= {f"seen_{i}": (batch.speaker == i).sum() for i in range(count)}
         metrics["guess"] = jnp.where(state.step + 1 == bad_step, jnp.nan, metrics["guess"])
         bad = jnp.where(state.step + 1 == bad_parameters, jnp.nan, 0.0)
         trained = trained.replace(params=jax.tree.map(lambda x: x + bad, trained.params))
@@ -194,7 +217,7 @@ def main() -> int:
     try:
         run = configs.override(config(Path(), Path(), mesh=MeshConfig()), sys.argv[1:])
         initialise_distributed(run.hosts)
-        state, _ = fit(run, task(run))
+        state, _ = fit(run, task(run, count=int(os.environ.get("TOY_COUNT", "0"))))
         found = parameters(state)
         if jax.process_index() == 0:
             np.savez(Path(run.out) / "params.npz", **found)

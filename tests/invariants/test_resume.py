@@ -15,6 +15,11 @@ import numpy as np
 import pytest
 import toy
 
+from data_pipelines.build import build
+from data_pipelines.manifest import Row
+from jaxclone.audio import io
+from jaxclone.train.task import RunConfig
+
 LAUNCH = Path(toy.__file__).resolve().parent.parent / "launch" / "local.py"
 
 
@@ -96,3 +101,32 @@ def test_continued_by_fewer_processes(toy_corpus: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
     for name, value in whole.items():
         np.testing.assert_allclose(moved[name], value, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_each_recording_is_seen_once_an_epoch_whatever_the_number_of_processes(
+    tmp_path: Path,
+) -> None:
+    """4 processes, then 2, then 1, then 4 again, changed in the middle of an epoch."""
+    n_recordings, batch, steps = 20, 4, 25
+    rows = []
+    for i in range(n_recordings):  # each has a speaker of its own, by which it is told
+        path = tmp_path / f"{i:02d}.wav"
+        noise = np.random.default_rng(i).normal(0, 0.1, 8000)
+        io.write(path, noise.astype(np.float32), 16_000)
+        rows.append(Row(str(path), f"{i:02d}"))
+    build(rows, tmp_path / "corpus", RunConfig().audio, shards=2, f0=False, workers=1)
+    environment = toy.environment(TOY_COUNT=str(n_recordings))
+    for processes, until in ((4, 7), (2, 13), (1, 18), (4, steps)):
+        train = command(tmp_path / "corpus", tmp_path / "run", until, processes, every=0)
+        train += ["--data.batch_size", str(batch)]
+        done = subprocess.run(train, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    lines = trace(tmp_path / "run")
+    assert [line["step"] for line in lines] == [*range(1, steps + 1)]
+    seen = np.array([[line[f"seen_{i}"] for i in range(n_recordings)] for line in lines])
+    assert (seen.sum(1) == batch).all()
+    an_epoch = n_recordings // batch
+    for first in range(0, steps, an_epoch):
+        np.testing.assert_array_equal(seen[first : first + an_epoch].sum(0), 1)

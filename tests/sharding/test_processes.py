@@ -124,6 +124,54 @@ def test_a_signal_stops_all_at_one_step(toy_corpus: Path, tmp_path: Path) -> Non
     assert err.count(f"stopped by a signal after step {saved} and saved") == 2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "process", "reason"),
+    [
+        (signal.SIGKILL, 1, "is gone"),
+        (signal.SIGKILL, 0, "is gone"),
+        (signal.SIGSTOP, 1, "gave no sign of life for 5 s (--hosts.heartbeat)"),
+    ],
+)
+def test_a_process_that_is_lost_in_the_middle_is_named(
+    toy_corpus: Path, tmp_path: Path, number: signal.Signals, process: int, reason: str
+) -> None:
+    port = free_port()
+    command = [sys.executable, toy.__file__, "--data.corpus", str(toy_corpus)]
+    command += ["--out", str(tmp_path), "--checkpoint_every", "2", "--steps", "100000"]
+    environment = toy.environment(
+        JAXCLONE_COORDINATOR=f"localhost:{port}",
+        JAXCLONE_PROCESSES="2",
+        JAXCLONE_CPU_DEVICES="1",
+        JAX_PLATFORMS="cpu",
+    )
+    running = [
+        subprocess.Popen(
+            [*command, "--hosts.process", str(i), "--hosts.heartbeat", "5"],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    victim, other = running[process], running[1 - process]
+    try:
+        toy.wait_for_step(tmp_path, 5, other)
+        victim.send_signal(number)
+        began = time.monotonic()
+        _, err = other.communicate()
+        assert time.monotonic() - began < 60
+    finally:
+        victim.kill()
+        victim.communicate()
+    assert other.returncode == 75
+    assert "Traceback" not in err
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: process {1 - process}: process {process} (")
+    assert line.endswith(f"of 2 {reason}; what was saved is whole, the same command continues")
+    assert list((tmp_path / "checkpoints").iterdir())
+
+
 EVALUATED = """
 import dataclasses, sys, toy
 from jaxclone.sharding.hosts import initialise_distributed

@@ -17,6 +17,7 @@ import toy
 
 from jaxclone.sharding.mesh import MeshConfig
 from jaxclone.train.errors import Interrupted, RunError
+from jaxclone.train.health import Watch
 from jaxclone.train.loop import fit, run_folder
 from jaxclone.train.task import RunConfig
 from jaxclone.types import UserError
@@ -127,6 +128,48 @@ def test_parameters_that_are_not_finite_are_not_saved(config: RunConfig) -> None
     with pytest.raises(RunError, match=message):
         fit(config, toy.task(config, bad_parameters=2))
     assert checkpoints(config) == []
+
+
+def test_updates_without_a_finite_gradient_are_skipped(
+    config: RunConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = toy.task(config, bad_gradients=(2, 3, 5), max_skips=2)
+    state, summary = fit(config, task)
+    assert summary["compiles"] == 1
+    found = lines(config)
+    assert [line["skipped"] for line in found] == [0, 1, 1, 0, 1, 0]
+    assert [line["skipped_steps"] for line in found] == [0, 1, 2, 2, 3, 3]
+    assert ["grad_norm" in line for line in found] == [True, False, False, True, False, True]
+    assert all(np.isfinite(x).all() for x in toy.parameters(state).values())
+    assert caplog.messages[0].startswith("step 2: 1 updates so far were skipped")
+    assert len(caplog.messages) == 3
+
+
+def test_too_many_skipped_in_a_row_end_the_run(config: RunConfig) -> None:
+    task = toy.task(config, bad_gradients=(3, 4, 5), max_skips=2)
+    with pytest.raises(RunError, match=r"^step 5: grad_norm is nan; the last .* is of step 4"):
+        fit(config, task)
+    # The count is in the checkpoint: the run that continues has not got two more to spare.
+    with pytest.raises(RunError, match=r"^step 5: grad_norm is nan; the last .* is of step 4"):
+        fit(config, task)
+
+
+def test_skipping_changes_no_finite_step(config: RunConfig) -> None:
+    plain = fit(config, toy.task(config), run_dir=Path(config.out) / "plain").state
+    ready = fit(config, toy.task(config, max_skips=3), run_dir=Path(config.out) / "ready").state
+    for name, value in toy.parameters(plain).items():
+        np.testing.assert_array_equal(toy.parameters(ready)[name], value)
+
+
+def test_collapse_is_told_once_with_what_to_try(
+    config: RunConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch = Watch("weight", 1e9, 2, "it is always low", "something else")
+    fit(config, dataclasses.replace(toy.task(config), watches=(watch,)))
+    (line,) = caplog.messages
+    assert line == (
+        "step 3: weight is 80, below 1e+09 since step 1: it is always low; try something else"
+    )
 
 
 def test_an_evaluation_that_is_not_finite_ends_the_run(config: RunConfig) -> None:

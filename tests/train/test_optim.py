@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -102,3 +104,29 @@ def test_other_variables_stay_as_they_are() -> None:
     model = model.replace(variables={"statistics": jnp.arange(3)})
     model, _ = optim.apply(tx, model, params)
     np.testing.assert_array_equal(model.variables["statistics"], [0, 1, 2])
+
+
+def test_a_skipped_update_changes_nothing() -> None:
+    config = OptimConfig(learning_rate=0.1, weight_decay=0.1, max_skips=1)
+    tx, _ = optim.make_optimizer(config, 10)
+    params = {"kernel": jnp.array([1.0, 2.0]), "bias": jnp.array([3.0])}
+    model = ModelState(params, tx.init(params))
+    good = {"kernel": jnp.array([0.5, 1.0]), "bias": jnp.array([1.0])}
+    bad = good | {"bias": jnp.array([jnp.inf])}
+    model, metrics = optim.apply(tx, model, good)
+    assert metrics["skipped_steps"] == 0
+    for in_a_row, excused in ((1, 1.0), (2, 0.0)):
+        before = model
+        model, metrics = optim.apply(tx, model, bad)
+        assert metrics["skipped"] == excused
+        assert metrics["skipped_steps"] == in_a_row
+        jax.tree.map(np.testing.assert_array_equal, model.params, before.params)
+        jax.tree.map(np.testing.assert_array_equal, model.opt_state.inner, before.opt_state.inner)
+    model, metrics = optim.apply(tx, model, good)
+    assert (metrics["skipped"], metrics["skipped_steps"]) == (0, 2)
+    # As if the bad ones had never been.
+    plain, _ = optim.make_optimizer(dataclasses.replace(config, max_skips=0), 10)
+    other = ModelState(params, plain.init(params))
+    for _ in range(2):
+        other, _ = optim.apply(plain, other, good)
+    jax.tree.map(np.testing.assert_array_equal, model.params, other.params)
