@@ -41,7 +41,7 @@ class ProbeConfig:
     Attributes:
         recordings: of each side, training and test, at the most; drawn at random.
         frames: of each side at the most, drawn at random from those.
-        epochs: times through the training frames.
+        updates: of training, each on 512 frames drawn at random.
         learning_rate: of Adam on standardised features, falling to 0.
         weight_decay: times the learning rate.
         seed: of all that is drawn.
@@ -49,9 +49,9 @@ class ProbeConfig:
 
     recordings: int = 240
     frames: int = 24_000
-    epochs: int = 20
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-2
+    updates: int = 1500
+    learning_rate: float = 1e-2
+    weight_decay: float = 1e-3
     seed: int = 0
 
 
@@ -201,10 +201,8 @@ def fit_probe(
     """Trains a logistic regression; the result gives the class of each row."""
     mean, scale = features.mean(0), features.std(0) + 1e-5
     x, y = jnp.asarray((features - mean) / scale), jnp.asarray(labels)
-    rows = min(_ROWS, len(x))
-    per_epoch = len(x) // rows
     tx = optax.adamw(
-        optax.linear_schedule(config.learning_rate, 0.0, config.epochs * per_epoch),
+        optax.linear_schedule(config.learning_rate, 0.0, config.updates),
         weight_decay=config.weight_decay,
     )
     params = {"kernel": jnp.zeros((x.shape[1], classes)), "bias": jnp.zeros(classes)}
@@ -213,22 +211,20 @@ def fit_probe(
         logits = x @ params["kernel"] + params["bias"]
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
-    def update(carry: Tree, rows: Array) -> tuple[Tree, None]:
-        params, opt_state = carry
-        grads = jax.grad(loss_fn)(params, x[rows], y[rows])
-        updates, opt_state = tx.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), None
-
     @jax.jit
     def train(params: Tree, keys: Array) -> Tree:
-        def epoch(carry: Tree, key: Array) -> tuple[Tree, None]:
-            order = jax.random.permutation(key, len(x))[: per_epoch * rows]
-            return jax.lax.scan(update, carry, order.reshape(per_epoch, rows))
+        def update(carry: Tree, key: Array) -> tuple[Tree, None]:
+            params, opt_state = carry
+            rows = jax.random.randint(key, (_ROWS,), 0, len(x))
+            grads = jax.grad(loss_fn)(params, x[rows], y[rows])
+            updates, opt_state = tx.update(grads, opt_state, params)
+            return (optax.apply_updates(params, updates), opt_state), None
 
-        (params, _), _ = jax.lax.scan(epoch, (params, tx.init(params)), keys)
+        (params, _), _ = jax.lax.scan(update, (params, tx.init(params)), keys)
         return params
 
-    params = jax.device_get(train(params, jax.random.split(rng.root(config.seed), config.epochs)))
+    keys = jax.random.split(rng.root(config.seed), config.updates)
+    params = jax.device_get(train(params, keys))
 
     def predict(features: Float[np.ndarray, "m d"]) -> Int[np.ndarray, " m"]:
         return ((features - mean) / scale @ params["kernel"] + params["bias"]).argmax(-1)

@@ -105,7 +105,7 @@ def test_the_probe_is_a_logistic_regression() -> None:
     centres = draw.normal(0, 1.2, (4, 6))
     x = (centres[labels] + draw.normal(0, 1, (3000, 6))).astype(np.float32) * [1, 10, 0.1, 1, 1, 1]
     x = x.astype(np.float32) + 5
-    ours = fit_probe(x[:2000], labels[:2000], 4, ProbeConfig(epochs=60))(x[2000:])
+    ours = fit_probe(x[:2000], labels[:2000], 4, ProbeConfig())(x[2000:])
     theirs = LogisticRegression(max_iter=1000).fit(x[:2000], labels[:2000]).predict(x[2000:])
     assert abs(np.mean(ours == labels[2000:]) - np.mean(theirs == labels[2000:])) < 0.01
     assert np.mean(ours == theirs) > 0.97
@@ -115,7 +115,7 @@ def test_a_phone_that_was_not_trained_on_is_wrong() -> None:
     x = np.repeat(np.eye(2, dtype=np.float32), 50, 0)[None]
     train = Frames(x, ["a"] * 50 + ["b"] * 50)
     test = Frames(x, ["a"] * 50 + ["c"] * 50)
-    assert accuracies(train, test, ProbeConfig()) == [0.5]
+    assert accuracies(train, test, ProbeConfig(updates=100)) == [0.5]
 
 
 def test_mfcc_frames_are_those_of_the_encoder() -> None:
@@ -125,7 +125,7 @@ def test_mfcc_frames_are_those_of_the_encoder() -> None:
 
 
 def test_mfcc_tell_the_tones_of_another_voice(corpus: Corpus, bundle: Bundle) -> None:
-    scores = evaluate_probe(bundle, corpus, ("train", "test"), ProbeConfig(frames=600))
+    scores = evaluate_probe(bundle, corpus, ("train", "test"), ProbeConfig(frames=600, updates=300))
     assert scores["best"]["mfcc"] > 0.9
     assert len(scores["model"]) == len(scores["untrained"]) == 3
     assert scores["chance"] < 0.5
@@ -138,14 +138,14 @@ def test_mfcc_tell_the_tones_of_another_voice(corpus: Corpus, bundle: Bundle) ->
 def test_the_command(corpus: Corpus, bundle: Bundle, tmp_path: Path, capsys) -> None:
     save_bundle(tmp_path / "bundle", bundle.models, bundle.configs, SPEC, card="")
     args = ["--model", str(tmp_path / "bundle"), "--corpus", str(corpus.folder)]
-    assert command.main(["evaluate", "probe", *args, "--probe.epochs", "1", "--json"]) == 0
+    assert command.main(["evaluate", "probe", *args, "--probe.updates", "1", "--json"]) == 0
     out, err = capsys.readouterr()
     assert set(json.loads(out)["best"]) == {"model", "untrained", "mfcc"}
     assert "phones told on unheard voices" in err
 
 
 def test_what_cannot_be_probed_is_one_line(corpus: Corpus, bundle: Bundle, tmp_path: Path) -> None:
-    config = ProbeConfig(epochs=1)
+    config = ProbeConfig(updates=1)
     with pytest.raises(UserError, match=r"^one speaks in train and in train: "):
         evaluate_probe(bundle, corpus, ("train", "train"), config)
     with pytest.raises(UserError, match=r"^the bundle holds vocoder, and no encoder to probe$"):

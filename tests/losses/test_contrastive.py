@@ -109,3 +109,16 @@ def test_perplexities_are_those_of_masked_frames():
     collapsed = output().replace(probabilities=one, codes=jnp.ones((B, M, 2), jnp.int32))
     _, metrics = pretraining_loss(collapsed, example()[3], VALID, ContrastiveConfig())
     assert metrics["prob_perplexity"] == metrics["code_perplexity"] == pytest.approx(2)
+
+
+def test_predictions_that_are_all_the_same_have_no_variance():
+    negatives, config = example()[3], ContrastiveConfig()
+    _, metrics = pretraining_loss(output(), negatives, VALID, config)
+    unit = output().predicted / jnp.linalg.norm(output().predicted, axis=-1, keepdims=True)
+    spread = jnp.square(unit[VALID] - unit[VALID].mean(0)).sum(-1).mean()
+    np.testing.assert_allclose(metrics["prediction_variance"], spread, rtol=1e-5)
+    # Nor does their length make any, or what stands where no frame is.
+    same = jnp.full_like(output().predicted, 3.0).at[0].mul(2.0)
+    same = jnp.where(VALID[..., None], same, output().predicted)
+    _, metrics = pretraining_loss(output().replace(predicted=same), negatives, VALID, config)
+    assert metrics["prediction_variance"] == pytest.approx(0, abs=1e-6)

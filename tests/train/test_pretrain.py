@@ -64,6 +64,7 @@ def test_step_reports_and_moves(start, batch):
         "grad_norm",
         "learning_rate",
         "loss",
+        "prediction_variance",
         "prob_perplexity",
         "temperature",
         "weight",
