@@ -110,10 +110,10 @@ def launched_by() -> str | None:
     return None
 
 
-def progress(step: int) -> None:
-    """Says to the other processes that this one has come to a step."""
+def progress() -> None:
+    """Says to the others that this process has come to the next step that all take together."""
     if _roll is not None:
-        _roll.progress(step)
+        _roll.progress()
 
 
 @contextlib.contextmanager

@@ -176,7 +176,7 @@ class Roll:
             except (TimeoutError, ValueError):
                 link.close()  # nobody of ours
                 continue
-            if kind != "here" or number not in missing or int(of) != self._place.processes:
+            if kind != "here" or number not in expected or of != str(self._place.processes):
                 link.send(
                     "lost",
                     FAILED,
@@ -185,6 +185,8 @@ class Roll:
                 )
                 link.close()
                 continue
+            if number in self._links:  # it was started again meanwhile
+                self._links[number].close()
             self._links[number], self._hosts[number] = link, host
 
     def _report(self, deadline: float, timeout: float) -> str:
@@ -217,14 +219,14 @@ class Roll:
             case _:
                 raise UserError(f"{self._name([0])} went away while others were waited for")
 
-    def progress(self, step: int) -> None:
-        """Says that this process has come to a step."""
-        self._note(self._place.process, step)
+    def progress(self) -> None:
+        """Says that this process has come to the next step of what all do together."""
+        self._note(self._place.process, self._progress[self._place.process] + 1)
 
-    def _note(self, process: int, step: int) -> None:
-        if step > max(self._progress.values()):
+    def _note(self, process: int, steps: int) -> None:
+        if steps > max(self._progress.values()):
             self._moved = time.monotonic()
-        self._progress[process] = step
+        self._progress[process] = steps
 
     def leave(self, failed: bool) -> None:
         """What happens to the others is no longer of interest, nor to them what happens here."""
@@ -243,16 +245,14 @@ class Roll:
             for link in self._links.values():
                 link.send("at", self._progress[self._place.process])
             furthest = max(self._progress.values())
-            behind = [process for process, step in self._progress.items() if step < furthest]
-            if self._links.keys() != {0} and behind and self._waited() > self._patience:
+            behind = [process for process, steps in self._progress.items() if steps < furthest]
+            waited = time.monotonic() - self._moved
+            if self._place.process == 0 and behind and waited > self._patience:
                 self._lose(
                     LOST,
-                    f"{self._name(behind)} did not come to step {furthest} within "
-                    f"{self._patience:g} s of the others (--hosts.barrier)",
+                    f"{self._name(behind)} kept the others waiting at a step for "
+                    f"{self._patience:g} s (--hosts.barrier)",
                 )
-
-    def _waited(self) -> float:
-        return time.monotonic() - self._moved
 
     def _listen(self, process: int, link: _Link) -> None:
         with contextlib.closing(link):
@@ -269,8 +269,8 @@ class Roll:
                 silent = f"gave no sign of life for {self._heartbeat:g} s (--hosts.heartbeat)"
                 return LOST, f"{self._name([process])} {silent}"
             match words:
-                case ["at", step]:
-                    self._note(process, int(step))
+                case ["at", steps]:
+                    self._note(process, int(steps))
                 case ["done"]:
                     return None
                 case ["failed"]:

@@ -215,7 +215,7 @@ class _Run:
             dynamic_ncols=True,
         ) as bar:
             for step in range(self.start + 1, config.steps + 1):
-                hosts.progress(step)
+                hosts.progress()
                 batch = self.meter.next(self.loader)
                 late = time.monotonic() - self._saved_at > 60 * config.checkpoint_minutes
                 state, metrics, report = self.program.step(

@@ -137,6 +137,6 @@ def test_a_variable_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_single_process_makes_no_progress_report() -> None:
-    hosts.progress(3)
+    hosts.progress()
     with pytest.raises(KeyError), hosts.failing_alone():
         raise KeyError

@@ -119,6 +119,18 @@ def test_strangers_are_not_counted(pool: ThreadPoolExecutor) -> None:
         assert [future.result() for future in waiting] == ["hello"] * 2
 
 
+def test_a_process_may_be_started_again_while_others_are_waited_for(
+    pool: ThreadPoolExecutor,
+) -> None:
+    processes = make(3)
+    waiting = met(pool, processes[:1])
+    host, port = processes[0].address.split(":")
+    with socket.create_connection((host, int(port))) as early:
+        early.sendall(b"here 1 3 elsewhere\n")
+    waiting += met(pool, processes[1:])
+    assert [future.result() for future in waiting] == ["hello"] * 3
+
+
 def test_a_process_that_is_gone_ends_all_with_its_name(
     pool: ThreadPoolExecutor, ended: list[int], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,10 +168,11 @@ def test_a_process_that_stays_behind_is_lost(
     with socket.create_connection((host, int(port))) as stuck:
         stuck.sendall(b"here 1 2 elsewhere\nat 6\n")
         first.meet(5.0)
-        first.progress(7)
+        for _ in range(7):
+            first.progress()
         until(lambda: ended == [75])
     err = capfd.readouterr().err
-    assert "process 1 (elsewhere) of 2 did not come to step 7 within 0.3 s of the others" in err
+    assert "process 1 (elsewhere) of 2 kept the others waiting at a step for 0.3 s (--hosts" in err
 
 
 def test_who_fails_says_so_and_who_fails_too_tells_its_own_reason(
