@@ -29,6 +29,8 @@ from jaxclone.types import Array, Tree, UserError
 _BATCH = 8
 # Examples in one update of a probe.
 _ROWS = 512
+# Marks of IPA that say how a phone is stressed, not which it is.
+_STRESS = "ˈˌ"
 
 # (f32[b, t] waveforms, i32[b] lengths) -> [layers, b, frames, d] features
 Features = Callable[[Array, Array], Array]
@@ -183,7 +185,7 @@ def collect(
                 if lucky and symbols[frame] is not None
             ]
             chosen.append(found[:, row, kept])
-            phones += [str(symbols[frame]) for frame in kept]
+            phones += [str(symbols[frame]).strip(_STRESS) for frame in kept]
     if not phones:
         raise UserError(
             f"{corpus.folder} has no phones to probe for: build it of recordings with a "

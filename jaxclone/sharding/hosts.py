@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -156,7 +156,7 @@ def _take_leave() -> None:
 
 def _completed(config: HostsConfig) -> HostsConfig:
     """With what the environment says where the config has its default."""
-    found: dict[str, str | int | float] = {}
+    found: dict[str, Any] = {}
     for field in dataclasses.fields(HostsConfig):
         variable = f"JAXCLONE_{field.name.upper()}" + ("_ID" if field.name == "process" else "")
         if variable not in os.environ or getattr(config, field.name) != field.default:

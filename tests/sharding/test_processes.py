@@ -87,6 +87,45 @@ def test_processes_that_do_not_meet_end_with_one_line(process: int, problem: str
     assert line.startswith(f"error: {problem.format(port=port)}")
 
 
+IN_CLUSTER = """
+import os, signal, time, jax
+from jaxclone.sharding import hosts
+hosts.initialise_distributed(hosts.HostsConfig(port=int(os.environ["PORT"])))
+assert jax.process_count() == 2 and jax.process_index() == int(os.environ["OMPI_COMM_WORLD_RANK"])
+hosts.progress()
+if jax.process_index() == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_jax_brings_together_know_one_another_too() -> None:
+    """By the variables of Open MPI, which JAX reads: of no other cluster can one be made here."""
+    port = free_port()
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", IN_CLUSTER],
+            env=toy.environment(
+                OMPI_MCA_orte_hnp_uri="4096.0;tcp://127.0.0.1:1",
+                OMPI_COMM_WORLD_SIZE="2",
+                OMPI_COMM_WORLD_RANK=str(rank),
+                OMPI_COMM_WORLD_LOCAL_RANK=str(rank),
+                JAX_PLATFORMS="cpu",
+                PORT=str(port),
+            ),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    err = [process.communicate(timeout=240)[1] for process in running]
+    assert [process.returncode for process in running] == [75, -signal.SIGKILL]
+    (line,) = [line for line in err[0].splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: process 0: process 1 (")
+    assert "of 2 is gone" in line
+
+
 ONE_FAILS = """
 import sys, jax, numpy as np
 from jax.experimental.multihost_utils import process_allgather

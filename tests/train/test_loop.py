@@ -157,8 +157,9 @@ def test_too_many_skipped_in_a_row_end_the_run(config: RunConfig) -> None:
 def test_skipping_changes_no_finite_step(config: RunConfig) -> None:
     plain = fit(config, toy.task(config), run_dir=Path(config.out) / "plain").state
     ready = fit(config, toy.task(config, max_skips=3), run_dir=Path(config.out) / "ready").state
+    # Two programs, which XLA may round otherwise; that nothing else differs, test_optim shows.
     for name, value in toy.parameters(plain).items():
-        np.testing.assert_array_equal(toy.parameters(ready)[name], value)
+        np.testing.assert_allclose(toy.parameters(ready)[name], value, atol=1e-7)
 
 
 def test_collapse_is_told_once_with_what_to_try(
