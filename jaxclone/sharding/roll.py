@@ -17,6 +17,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tqdm import tqdm
+
 from jaxclone.types import UserError
 
 # How long a process that lost another waits: for its own error, which says more, and for the
@@ -292,7 +294,8 @@ class Roll:
                 return
             self._ended = True
             end = "; what was saved is whole, the same command continues" if code == LOST else ""
-            sys.stderr.write(f"error: process {self._place.process}: {line}{end}\n")
+            # Which knows of a progress bar that may stand where this goes.
+            tqdm.write(f"error: process {self._place.process}: {line}{end}", file=sys.stderr)
             sys.stderr.flush()
             if self._place.process == 0:
                 time.sleep(GRACE_SECONDS / 10)
