@@ -126,8 +126,8 @@ def failing_alone() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if _roll is not None and not isinstance(error, UserError):
-            _roll.await_verdict()
+        if _roll is not None:
+            _roll.await_verdict(told=isinstance(error, UserError))
         fail_at_exit()
         raise
 

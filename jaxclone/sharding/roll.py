@@ -237,9 +237,13 @@ class Roll:
             for link in self._links.values():
                 link.send("failed" if failed else "done")
 
-    def await_verdict(self) -> None:
-        """Gives a loss, of which an error here may be a consequence, the time to end the run."""
-        self._left.wait(GRACE_SECONDS + 1)
+    def await_verdict(self, told: bool) -> None:
+        """Gives a loss, of which an error here may be a consequence, the time to end the run.
+
+        Args:
+            told: the error has a line of its own, and is less likely to be one.
+        """
+        self._left.wait(1.0 if told else GRACE_SECONDS + 1)
 
     def _beat(self) -> None:
         """Says that this process is there; in process 0, sees who keeps the others waiting."""
