@@ -86,16 +86,24 @@ def frame(
     else:
         padded = _reflect_at(waveform, length, pad)
 
-    # A frame is n_fft / hop neighbouring blocks of one hop: slices and one concatenation, which
-    # compile to copies both ways, where a gather of indices would have a scatter as its gradient.
-    n_frames = spec.n_frames(n_samples)
-    n_blocks = -(-spec.n_fft // hop)
+    return overlapping(padded, spec.n_fft, hop, spec.n_frames(n_samples))
+
+
+def overlapping(
+    signal: Float[Array, "*batch t"], size: int, hop: int, n_frames: int
+) -> Float[Array, "*batch {n_frames} {size}"]:
+    """Frames of `size` samples, one every `hop`, the first from the first sample; zeros at the end.
+
+    A frame is size / hop neighbouring blocks of one hop: slices and one concatenation, which
+    compile to copies both ways, where a gather of indices would have a scatter as its gradient.
+    """
+    n_blocks = -(-size // hop)
     total = (n_frames + n_blocks - 1) * hop
-    widths = [(0, 0)] * (padded.ndim - 1) + [(0, max(0, total - padded.shape[-1]))]
-    padded = jnp.pad(padded, widths)[..., :total]
-    blocks = padded.reshape(*padded.shape[:-1], -1, hop)
+    widths = [(0, 0)] * (signal.ndim - 1) + [(0, max(0, total - signal.shape[-1]))]
+    signal = jnp.pad(signal, widths)[..., :total]
+    blocks = signal.reshape(*signal.shape[:-1], -1, hop)
     frames = [blocks[..., i : i + n_frames, :] for i in range(n_blocks)]
-    return jnp.concatenate(frames, axis=-1)[..., : spec.n_fft]
+    return jnp.concatenate(frames, axis=-1)[..., :size]
 
 
 def stft(
