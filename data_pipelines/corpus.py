@@ -65,6 +65,26 @@ def pack_record(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One file of a corpus.
+
+    Attributes:
+        name: of the file.
+        first: index of its first record.
+        count: its records; they follow one another.
+    """
+
+    name: str
+    first: int
+    count: int
+
+    @property
+    def records(self) -> Int[np.ndarray, " n"]:
+        """The indices of its records."""
+        return np.arange(self.first, self.first + self.count)
+
+
 class Corpus:
     """A built corpus; `corpus[i]` reads record i, alone and in any order.
 
@@ -180,6 +200,21 @@ class Corpus:
                 f"{self.folder} has no split {split!r} (it has: {', '.join(self.splits)})"
             )
         return np.flatnonzero([row.split == split for row in self.table])
+
+    def shards(self, split: str) -> list[Shard]:
+        """The files of a split, which lie in the order of their records.
+
+        Raises:
+            UserError: there is no such split.
+        """
+        first = int(self.indices(split)[0]) if len(self.indices(split)) else 0
+        shards = []
+        count = self._info["splits"][split]["shards"]
+        for name in (shard_name(split, shard, count) for shard in range(count)):
+            records = len(ArrayRecordDataSource([str(self.folder / name)]))
+            shards.append(Shard(name, first, records))
+            first += records
+        return shards
 
     def rows(self, split: str) -> list[Row]:
         """The rows of a split, in the order of `indices`."""

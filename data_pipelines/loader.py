@@ -19,6 +19,7 @@ from absl import flags
 from data_pipelines.batching import Bucketed, Shuffled, Step
 from data_pipelines.corpus import Corpus
 from data_pipelines.readers import CropReader, EpisodeReader, Recordings
+from data_pipelines.units import Units
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.types import Batch, Episode, UserError
 
@@ -40,6 +41,8 @@ class CropConfig:
         reference_seconds: when above 0, each example also carries a crop of this length of another
             recording of its speaker.
         f0: also carry the F0 of each frame.
+        units: also carry the unit of each frame, of the units of this name
+            (`data_pipelines.units`); "" for none.
         labelled: leave out recordings of unknown speakers.
         workers: processes that read ahead; 0 reads in this one.
         prefetch: batches read ahead.
@@ -52,6 +55,7 @@ class CropConfig:
     buckets: tuple[float, ...] = ()
     reference_seconds: float = 0.0
     f0: bool = False
+    units: str = ""
     labelled: bool = False
     workers: int = 0
     prefetch: int = 8
@@ -218,7 +222,10 @@ def make_loader(
     size = _samples(config.crop_seconds, spec, "crop_seconds")
     copies = max(1, config.workers)
     keep = 2 * int(corpus.n_samples[records].sum()) * copies <= _CACHE_BYTES
-    recordings = Recordings(corpus, records, config.f0, keep)
+    units = None
+    if isinstance(config, CropConfig) and config.units:
+        units = Units(corpus, config.units, config.split)
+    recordings = Recordings(corpus, records, config.f0, keep, units)
     order: Shuffled | Bucketed
     reader: CropReader | EpisodeReader
     if isinstance(config, EpisodeConfig):

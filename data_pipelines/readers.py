@@ -14,6 +14,7 @@ from data_pipelines.batching import PADDING, Step
 from data_pipelines.corpus import Corpus
 from data_pipelines.episodes import draw_episode
 from data_pipelines.transforms import Take, crop_start, elsewhere, generator, pad_to
+from data_pipelines.units import NO_UNIT, Units
 from jaxclone.types import Batch, Episode
 
 Fields = dict[str, Any]
@@ -27,13 +28,22 @@ class Recordings:
         records: which.
         f0: whether crops carry F0.
         keep: whether to keep what has been decoded, as 16-bit samples.
+        units: of each frame, when crops carry them.
     """
 
-    def __init__(self, corpus: Corpus, records: Int[np.ndarray, " n"], f0: bool, keep: bool):
+    def __init__(
+        self,
+        corpus: Corpus,
+        records: Int[np.ndarray, " n"],
+        f0: bool,
+        keep: bool,
+        units: Units | None = None,
+    ):
         self.spec = corpus.spec
         self._corpus = corpus
         self._f0 = f0
         self._keep = keep
+        self._units = units
         self._kept: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
         by_speaker: dict[int, list[int]] = collections.defaultdict(list)
         for record in records:
@@ -69,6 +79,10 @@ class Recordings:
             hop = self.spec.hop_length
             track = f0[start // hop :][: len(piece) // hop]
             fields["f0"] = pad_to(track, size // hop)
+        if self._units is not None:
+            hop = self.spec.hop_length
+            units = self._units[take.record][start // hop :][: len(piece) // hop]
+            fields["units"] = pad_to(units.astype(np.int32), size // hop, NO_UNIT)
         return fields
 
     def nothing(self, size: int) -> Fields:
@@ -80,6 +94,8 @@ class Recordings:
         }
         if self._f0:
             fields["f0"] = np.zeros(size // self.spec.hop_length, np.float32)
+        if self._units is not None:
+            fields["units"] = np.full(size // self.spec.hop_length, NO_UNIT, np.int32)
         return fields
 
     def _decoded(self, record: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -57,10 +57,12 @@ def elsewhere(
     return 0 if start > last * hop_length - start else last * hop_length
 
 
-def pad_to(array: Shaped[np.ndarray, " n"], size: int) -> Shaped[np.ndarray, " {size}"]:
-    """Cuts off, or fills up with zeros.
+def pad_to(
+    array: Shaped[np.ndarray, " n"], size: int, value: int = 0
+) -> Shaped[np.ndarray, " {size}"]:
+    """Cuts off, or fills up with `value`.
 
     >>> pad_to(np.array([1, 2, 3]), 5).tolist(), pad_to(np.array([1, 2, 3]), 2).tolist()
     ([1, 2, 3, 0, 0], [1, 2])
     """
-    return np.pad(array[:size], (0, max(0, size - len(array))))
+    return np.pad(array[:size], (0, max(0, size - len(array))), constant_values=value)

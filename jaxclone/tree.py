@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxclone.types import Tree
 
@@ -57,3 +59,20 @@ def first_match(tree: Tree, rules: Sequence[tuple[str, Any]]) -> Tree:
 def n_parameters(tree: Tree) -> int:
     """The number of scalars in a tree of arrays or shapes."""
     return sum(int(leaf.size) for leaf in jax.tree.leaves(tree))
+
+
+def fingerprint(params: Tree) -> str:
+    """A short name that no other weights have.
+
+    >>> weights = {"kernel": np.ones(3, np.float32)}
+    >>> fingerprint(weights) == fingerprint({"kernel": np.ones(3, np.float32)})
+    True
+    >>> fingerprint(weights) == fingerprint({"bias": np.ones(3, np.float32)})
+    False
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, leaf in sorted(flatten(jax.device_get(params)).items()):
+        array = np.asarray(leaf, order="C")
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -36,6 +36,8 @@ class Batch(struct.PyTreeNode):
         example: i32[b] a number that no other example of the run has (its place in the stream);
             masks and noise are functions of (seed, step, example).
         f0: f32[b, frames] Hz, 0 where unvoiced; None unless asked for.
+        units: i32[b, frames] what each frame is to be recognised as, -1 for nothing; None unless
+            asked for.
         reference: f32[b, samples] another recording of the same speaker; None unless asked for.
         reference_length: i32[b] true samples of the reference.
     """
@@ -45,6 +47,7 @@ class Batch(struct.PyTreeNode):
     speaker: Tree
     example: Tree
     f0: Tree = None
+    units: Tree = None
     reference: Tree = None
     reference_length: Tree = None
 

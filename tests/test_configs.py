@@ -23,7 +23,7 @@ BOTH_SIZES = [name + size for name in NAMES for size in ("", ":smoke")]
 def batch_of(data: CropConfig | EpisodeConfig, audio: AudioSpec) -> Batch | Episode:
     """The shapes of what a loader of this config gives, its longest bucket if it has buckets."""
 
-    def crops(*lead: int, seconds: float, reference: float, f0: bool) -> Batch:
+    def crops(*lead: int, seconds: float, reference: float, f0: bool, units: str = "") -> Batch:
         def shape(dtype, *rest: int) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((*lead, *rest), dtype)
 
@@ -34,6 +34,7 @@ def batch_of(data: CropConfig | EpisodeConfig, audio: AudioSpec) -> Batch | Epis
             speaker=shape(jnp.int32),
             example=shape(jnp.int32),
             f0=shape(jnp.float32, audio.n_frames(samples)) if f0 else None,
+            units=shape(jnp.int32, audio.n_frames(samples)) if units else None,
             reference=shape(jnp.float32, audio.n_samples(reference)) if reference else None,
             reference_length=shape(jnp.int32) if reference else None,
         )
@@ -44,7 +45,7 @@ def batch_of(data: CropConfig | EpisodeConfig, audio: AudioSpec) -> Batch | Epis
             support=crops(data.batch_size, data.support, reference=0.0, **size),
             query=crops(data.batch_size, data.query, reference=0.0, **size),
         )
-    size["seconds"] = max(data.buckets, default=data.crop_seconds)
+    size |= {"seconds": max(data.buckets, default=data.crop_seconds), "units": data.units}
     return crops(data.batch_size, reference=data.reference_seconds, **size)
 
 

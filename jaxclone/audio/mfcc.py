@@ -135,7 +135,8 @@ def _filters(config: MfccConfig) -> np.ndarray:
         return 1127.0 * np.log1p(hertz / 700.0)
 
     half = config.sample_rate / 2
-    corners = np.linspace(*mel(np.array([config.fmin, half])), config.n_mels + 2)
+    lowest, highest = mel(np.array([config.fmin, half]))
+    corners = np.linspace(lowest, highest, config.n_mels + 2)
     left, centre, right = corners[:-2], corners[1:-1], corners[2:]
     bins = mel(np.linspace(0.0, half, config.n_fft // 2 + 1))[:, None]
     up, down = (bins - left) / (centre - left), (right - bins) / (right - centre)

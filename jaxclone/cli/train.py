@@ -49,7 +49,9 @@ def main(args: Sequence[str]) -> dict[str, Any] | None:
     initialise_distributed(config.hosts)
     task = config.task()
     folder = run_folder(config)
-    run = fit(config, task, pretrained=pretrained_models(config, task), run_dir=folder)
+    pretrained = pretrained_models(config, task)
+    config.prepare(folder, load_bundle)
+    run = fit(config, task, pretrained=pretrained, run_dir=folder)
     models = task.models(run.state)
     models = to_host({name: models[name] for name in task.model_configs})
     if jax.process_index() != 0:
@@ -102,8 +104,8 @@ def model_card(config: RunConfig, command: str, metrics: dict[str, float]) -> Mo
         data.append(f"{name}: {len(rows)} recordings, {hours:.3g} h, {speakers} known speakers")
         if licence:
             licences.append(f"{name}: {licence}")
-    if config.init_from:
-        data.append(f"and what its start was trained on: {', '.join(config.init_from)}")
+    if config.bundles():
+        data.append(f"and what it learnt from was trained on: {', '.join(config.bundles())}")
     return ModelCard(
         title=config.name,
         command=command,

@@ -8,7 +8,6 @@ README.md           the model card
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import platform
 import secrets
@@ -20,7 +19,6 @@ from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.core import meta
 from flax.errors import FlaxError
 
@@ -34,6 +32,7 @@ from jaxclone.models.vocoder import GeneratorConfig, make_generator
 from jaxclone.models.voice_conversion import VoiceConversion
 from jaxclone.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2Encoder
 from jaxclone.tensors import load_tensors, save_tensors
+from jaxclone.tree import fingerprint as fingerprint
 from jaxclone.tree import flatten
 from jaxclone.types import Tree, UserError
 
@@ -295,20 +294,3 @@ def require_shapes(params: Tree, expected: Tree, what: str) -> None:
         here, there = (f"{x.dtype}{list(x.shape)}" for x in (found[name], leaf))
         if here != there:
             raise UserError(f"{what}: {name} is {here}, its configuration asks for {there}")
-
-
-def fingerprint(params: Tree) -> str:
-    """A short name that no other weights have.
-
-    >>> weights = {"kernel": np.ones(3, np.float32)}
-    >>> fingerprint(weights) == fingerprint({"kernel": np.ones(3, np.float32)})
-    True
-    >>> fingerprint(weights) == fingerprint({"bias": np.ones(3, np.float32)})
-    False
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for name, leaf in sorted(flatten(jax.device_get(params)).items()):
-        array = np.asarray(leaf, order="C")
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()

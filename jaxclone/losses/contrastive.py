@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from jaxclone.models.wav2vec2 import PretrainingOutput
+from jaxclone.nn.norm import unit_norm
 from jaxclone.nn.quantize import perplexity
 from jaxclone.types import Array, Metrics
 
@@ -54,7 +55,7 @@ def contrastive_loss(
         the mean over valid places, in nats; metrics "weight" (their number), "bits", and "accuracy"
         (how often the positive is the most similar; never where no negative is left).
     """
-    similarity = jnp.einsum("bid,bjd->bij", _unit(predicted), _unit(target)) / temperature
+    similarity = jnp.einsum("bid,bjd->bij", unit_norm(predicted), unit_norm(target)) / temperature
     places = jnp.arange(valid.shape[1])
     drawn = (negatives[..., None] == places).sum(2)
     same = (codes[:, :, None] == codes[:, None]).all(-1)
@@ -111,8 +112,3 @@ def pretraining_loss(
         "feature_penalty": penalty,
         "prediction_variance": 1 - jnp.square(mean).sum(),
     }
-
-
-def _unit(x: Array) -> Array:
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-16))

@@ -18,7 +18,7 @@ from jaxclone.audio.spectral import log_mel
 from jaxclone.nn.attention import SelfAttention
 from jaxclone.nn.layers import FeedForward, Keys, conv, dense, dropout, split_keys, uniform_fan_in
 from jaxclone.nn.masking import MaskedFrames
-from jaxclone.nn.norm import TimeNorm, layer_norm, normalize_waveform
+from jaxclone.nn.norm import TimeNorm, layer_norm, mean_square, normalize_waveform
 from jaxclone.nn.positional import Impl, PositionalConv
 from jaxclone.nn.quantize import GumbelQuantizer, QuantizerConfig
 from jaxclone.types import Array, Tree, UserError, length_mask
@@ -495,15 +495,12 @@ class Wav2Vec2Pretraining(nn.Module):
                 (("code_dim", "embed"), "project_target"),
             )
         ]
-        mask = length_mask(encoded.frame_length, encoded.stem.shape[1])[..., None]
-        square = jnp.where(mask, jnp.square(encoded.stem.astype(jnp.float32)), 0)
-        n_features = encoded.frame_length * encoded.stem.shape[-1]
         return PretrainingOutput(
             project[0](at_masked(encoded.output)),
             project[1](quantized.vectors),
             quantized.codes,
             quantized.probabilities,
-            square.sum((1, 2)) / jnp.maximum(n_features, 1),
+            mean_square(encoded.stem, encoded.frame_length),
         )
 
 

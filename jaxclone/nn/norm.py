@@ -65,6 +65,19 @@ def normalize_waveform(
     return jnp.where(where, (waveform - mean) * jax.lax.rsqrt(variance + 1e-5), 0)
 
 
+def mean_square(x: Float[Array, "b f d"], length: Int[Array, " b"]) -> Float[Array, " b"]:
+    """Of each example's true frames, in f32; 0 for an example without any."""
+    where = length_mask(length, x.shape[1])[..., None]
+    square = jnp.where(where, jnp.square(x.astype(jnp.float32)), 0)
+    return square.sum((1, 2)) / jnp.maximum(length * x.shape[-1], 1)
+
+
+def unit_norm(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+    """Vectors scaled to length 1, in f32; one of length 0 stays."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-16))
+
+
 def _moments(x: Array, where: Array | None) -> tuple[Array, Array]:
     """Mean and variance over axis 1, of the entries where `where`; 0 where there are none."""
     if where is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +11,10 @@ import jax.numpy as jnp
 from jaxclone import rng
 from jaxclone.losses.contrastive import ContrastiveConfig, pretraining_loss
 from jaxclone.models.wav2vec2 import Wav2Vec2Pretraining, Wav2Vec2PretrainingConfig
-from jaxclone.nn.masking import MaskedFrames, MaskingConfig, mask_spans, sample_negatives
-from jaxclone.train import optim
+from jaxclone.nn.masking import MaskingConfig, sample_negatives
 from jaxclone.train.health import Watch
+from jaxclone.train.masked import NamedKeys, mask_batch, masked_task
 from jaxclone.train.optim import OptimConfig
-from jaxclone.train.state import ModelState, TrainState
 from jaxclone.train.task import RunConfig, Task
 from jaxclone.types import Array, Batch, Metrics, Tree
 
@@ -102,69 +100,39 @@ class PretrainConfig(RunConfig):
     def task(self) -> Task:
         """The functions of this run."""
         encoder = self.model.encoder
-        encoder.require(self.audio)
         network = Wav2Vec2Pretraining(
             self.model, jnp.bfloat16 if self.precision == "bf16" else jnp.float32
         )
-        tx, schedule = optim.make_optimizer(self.optim, self.steps)
 
-        def init(key: jax.Array, pretrained: Mapping[str, Tree]) -> TrainState:
+        def init_params(key: jax.Array) -> Tree:
             waveform = jnp.zeros((1, self.audio.sample_rate))
             length = jnp.array([waveform.shape[1]])
-            masked = self.mask(rng.per_example(key, length), length, waveform.shape[1])
-            params = network.init(rng.stream(key, "init"), waveform, length, masked)["params"]
-            params |= pretrained
-            return TrainState(jnp.int32(0), key, ModelState(params, tx.init(params)), {})
+            nothing = Batch(waveform, length, speaker=None, example=None)
+            masked = mask_batch(rng.per_example(key, length), nothing, encoder, self.masking)
+            return network.init(rng.stream(key, "init"), waveform, length, masked)["params"]
 
-        def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-            temperature = self.temperature(state.step)
-
-            def loss_fn(params: Tree, batch: Batch) -> tuple[jax.Array, Metrics]:
-                def keys(name: str) -> jax.Array:
-                    return rng.per_example(rng.stream(state.key, name, state.step), batch.example)
-
-                masked = self.mask(keys("mask"), batch.length, batch.waveform.shape[1])
-                output = network.apply(
-                    {"params": params},
-                    batch.waveform,
-                    batch.length,
-                    masked,
-                    temperature=temperature,
-                    noise_keys=keys("gumbel"),
-                    dropout_keys=keys("dropout"),
-                )
-                negatives = sample_negatives(keys("negatives"), masked.valid, self.negatives)
-                return pretraining_loss(output, negatives, masked.valid, self.loss)
-
-            grads, metrics = optim.accumulate(loss_fn, state.model.params, batch, self.microbatches)
-            model, more = optim.apply(tx, state.model, grads)
-            metrics |= more | {"learning_rate": schedule(state.step), "temperature": temperature}
-            return state.replace(step=state.step + 1, model=model), metrics
-
-        def evaluate(state: TrainState, batch: Batch) -> Metrics:
-            def keys(name: str) -> jax.Array:  # without the step: always the same masks
-                return rng.per_example(rng.stream(state.key, name), batch.example)
-
-            masked = self.mask(keys("evaluate-mask"), batch.length, batch.waveform.shape[1])
-            output = network.apply(
-                {"params": state.model.params}, batch.waveform, batch.length, masked
+        def loss(
+            params: Tree, batch: Batch, keys: NamedKeys, step: Array | None
+        ) -> tuple[jax.Array, Metrics]:
+            masked = mask_batch(keys("mask"), batch, encoder, self.masking)
+            in_training = (
+                {}
+                if step is None
+                else {
+                    "temperature": self.temperature(step),
+                    "noise_keys": keys("gumbel"),
+                    "dropout_keys": keys("dropout"),
+                }
             )
-            negatives = sample_negatives(keys("evaluate-negatives"), masked.valid, self.negatives)
-            loss, metrics = pretraining_loss(output, negatives, masked.valid, self.loss)
-            return {**metrics, "loss": loss}
+            output = network.apply(
+                {"params": params}, batch.waveform, batch.length, masked, **in_training
+            )
+            negatives = sample_negatives(keys("negatives"), masked.valid, self.negatives)
+            return pretraining_loss(output, negatives, masked.valid, self.loss)
 
-        return Task(
-            init=init,
-            step=step,
-            evaluate=evaluate,
-            models=lambda state: {"encoder": state.model.params["encoder"]},
-            model_configs={"encoder": encoder},
-            watches=self.collapse.watches(self.model.quantizer.groups),
-        )
+        def reported(step: Array) -> Metrics:
+            return {"temperature": self.temperature(step)}
 
-    def mask(self, keys: jax.Array, length: jax.Array, samples: int) -> MaskedFrames:
-        """Masks the frames of waveforms of so many samples."""
-        encoder = self.model.encoder
-        return mask_spans(
-            keys, encoder.frame_length(length), encoder.frame_length(samples), self.masking
-        )
+        task = masked_task(self, encoder, self.optim, init_params, loss, reported)
+        watches = self.collapse.watches(self.model.quantizer.groups)
+        return dataclasses.replace(task, watches=watches)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -119,3 +120,17 @@ class RunConfig:
     def task(self) -> Task:
         """The functions of this run."""
         raise NotImplementedError(f"{type(self).__name__} has no task")
+
+    def prepare(self, folder: Path, load: Callable[[str], Any]) -> None:
+        """Makes what must be there before the first step; every process of a run calls it.
+
+        What is there already is not made again.
+
+        Args:
+            folder: of the run.
+            load: reads a bundle, `export.bundle.load_bundle`.
+        """
+
+    def bundles(self) -> tuple[str, ...]:
+        """The bundles that this run learns from."""
+        return self.init_from

@@ -127,7 +127,7 @@ def test_a_run_starts_from_a_bundle(done, train, tmp_path):
     )
     np.testing.assert_array_equal(before["Conv_0"]["kernel"], after["Conv_0"]["kernel"])
     card = (tmp_path / "run" / "bundle" / "README.md").read_text()
-    assert f"and what its start was trained on: {start}" in card
+    assert f"and what it learnt from was trained on: {start}" in card
 
 
 @pytest.mark.parametrize(
