@@ -136,7 +136,7 @@ def over_frames(
     *,
     rows: int,
     chunk: int,
-    on_progress: Callable[[float], object] = lambda seconds: None,
+    on_progress: Callable[[int], object] = lambda frames: None,
 ) -> np.ndarray:
     """Computes something for each frame of some recordings.
 
@@ -150,7 +150,7 @@ def over_frames(
         fill: stands for frames that `compute` does not give.
         rows: recordings at once.
         chunk: frames.
-        on_progress: called with the seconds of audio that are done.
+        on_progress: called with the number of frames that are done since the last call.
 
     Returns:
         [frames, ...]: the frames of all records, one after the other.
@@ -170,7 +170,7 @@ def over_frames(
             n = min(piece.frames, int(length))
             into = int(start[piece.place]) + piece.first
             out[into : into + n] = value[:n]
-        on_progress(sum(piece.frames for piece in pieces) * hop / corpus.spec.sample_rate)
+        on_progress(sum(piece.frames for piece in pieces))
 
     pending = None
     for first in range(0, len(pieces), rows):

@@ -56,6 +56,9 @@ MAY_CHANGE = (
     "data.corpus",
     "data.workers",
     "data.prefetch",
+    "targets.bundle",
+    "targets.batch_size",
+    "targets.chunk_seconds",
 )
 
 

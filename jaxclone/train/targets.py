@@ -127,7 +127,8 @@ class _Targets:
     ):
         self.run, self.targets, self.model = run, targets, model
         self.folder, self.load = folder, load
-        self.data = [(Corpus.open(part.corpus, run.audio), part) for part in data]
+        different = {(part.corpus, part.split, part.units): part for part in data}
+        self.data = [(Corpus.open(part.corpus, run.audio), part) for part in different.values()]
         self.mesh = make_mesh(run.mesh)
         self.here = make_mesh(MeshConfig(), jax.local_devices())
 
@@ -150,8 +151,16 @@ class _Targets:
         Raises:
             UserError: it is not.
         """
+        free = TargetsConfig()  # where a bundle lies, and what fits a device, may change
         about = {
-            "targets": configs.to_data(dataclasses.replace(self.targets, bundle="")),
+            "targets": configs.to_data(
+                dataclasses.replace(
+                    self.targets,
+                    bundle=free.bundle,
+                    batch_size=free.batch_size,
+                    chunk_seconds=free.chunk_seconds,
+                )
+            ),
             "units": self.model.units,
             "seed": self.run.seed,
             "split": self.data[0][1].split,
@@ -261,8 +270,9 @@ class _Targets:
         frames = sum(int(frames_of(corpus, records).sum()) for corpus, records in jobs)
         bar = tqdm(
             desc=what,
-            total=round(frames / corpus.spec.frame_rate),
-            unit="s",
+            total=frames,
+            unit="frame",
+            unit_scale=True,
             file=sys.stderr,
             disable=jax.process_index() != 0 or not jobs,
             dynamic_ncols=True,

@@ -6,32 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from crops import SPEC, locate, take
 
 from data_pipelines.build import build
 from data_pipelines.corpus import Corpus
 from data_pipelines.loader import CropConfig, EpisodeConfig, make_loader
 from data_pipelines.sources import find_recordings
-from jaxclone.audio.spec import AudioSpec, hifigan_22k
+from jaxclone.audio.spec import hifigan_22k
 from jaxclone.types import Batch, Episode, UserError
-
-SPEC = AudioSpec()
-
-
-def take(config: CropConfig | EpisodeConfig, steps: int, **options: object) -> list:
-    loader = make_loader(config, SPEC, 0, process_index=0, process_count=1, **options)
-    batches = [next(loader) for _ in range(steps)]
-    loader.close()
-    return batches
-
-
-def locate(corpus: Corpus, crop: np.ndarray, length: int) -> tuple[int, int]:
-    """The recording and the first sample that a crop was taken from."""
-    for record in range(len(corpus)):
-        waveform = corpus[record]["waveform"]
-        for start in range(0, max(1, len(waveform) - length + 1), SPEC.hop_length):
-            if np.array_equal(waveform[start : start + length], crop[:length]):
-                return record, start
-    raise AssertionError("the crop is from no recording, or does not start on a frame")
 
 
 def test_crops_are_of_recordings_and_f0_is_in_step(corpus: Path) -> None:

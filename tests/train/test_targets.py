@@ -1,0 +1,202 @@
+"""The stages before HuBERT's first step: what they make, and that nothing is made twice or half."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from crops import SPEC, take
+
+from data_pipelines.build import build
+from data_pipelines.corpus import Corpus
+from data_pipelines.loader import CropConfig
+from data_pipelines.sources import find_recordings
+from data_pipelines.units import Units
+from jaxclone import rng
+from jaxclone.audio import io
+from jaxclone.models.hubert import HubertConfig
+from jaxclone.models.kmeans import KMeansConfig, nearest
+from jaxclone.models.wav2vec2 import Wav2Vec2Encoder
+from jaxclone.tensors import load_tensors
+from jaxclone.train import targets
+from jaxclone.train.features import mfcc_features
+from jaxclone.train.hubert import HubertPretrainConfig
+from jaxclone.train.targets import TargetsConfig
+from jaxclone.types import UserError
+
+MODEL = HubertConfig.tiny(units=6)
+TARGETS = TargetsConfig(
+    fraction=0.7, kmeans=KMeansConfig(batch_size=100, inits=2, epochs=3), batch_size=3
+)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, speakers) -> Path:
+    folder = tmp_path_factory.mktemp("targets")
+    for name, takes in speakers.items():
+        (folder / "recordings" / name).mkdir(parents=True)
+        for number, waveform in enumerate(takes):
+            io.write(folder / "recordings" / name / f"{number}.wav", waveform, 16_000)
+    build(find_recordings(folder / "recordings"), folder / "corpus", SPEC, shards=3, f0=False)
+    return folder / "corpus"
+
+
+@pytest.fixture
+def run(built, tmp_path) -> HubertPretrainConfig:
+    shutil.copytree(built, tmp_path / "corpus")
+    data = CropConfig(str(tmp_path / "corpus"), batch_size=4, crop_seconds=0.6, units="ours")
+    return HubertPretrainConfig(
+        out=str(tmp_path / "run"), data=data, valid=data, model=MODEL, targets=TARGETS
+    )
+
+
+def no_bundle(path: str):
+    raise UserError(f"{path} is not there")
+
+
+def prepare(run, load=no_bundle) -> dict[str, float]:
+    """Makes the units; the time that each file of theirs was written at."""
+    run.prepare(Path(run.out), load)
+    folder = Path(run.data.corpus) / "units"
+    return {path.name: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+
+
+def all_units(run) -> np.ndarray:
+    corpus = Corpus.open(run.data.corpus)
+    units = Units(corpus, run.data.units, "train")
+    return np.concatenate([units[record] for record in range(len(corpus))])
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_units_are_in_step_with_the_samples_of_crops(run, padded):
+    """What a crop brings with it is what its own samples would be called."""
+    encoder = dataclasses.replace(MODEL.encoder, pad_input=padded)
+    run = dataclasses.replace(run, model=dataclasses.replace(MODEL, encoder=encoder))
+    prepare(run)
+    assert len(np.unique(all_units(run))) == (6 if padded else 7)  # -1 at the end of each
+    features = mfcc_features(encoder, SPEC)
+    state, _ = load_tensors(Path(run.out) / "targets" / "kmeans.safetensors")
+    compared = agreed = 0
+    for batch in take(run.data, 5):
+        values, _ = features.apply({}, batch.waveform, batch.length)
+        values = np.asarray(values)
+        own = nearest(values.reshape(-1, 39), state["centres"])[0].reshape(values.shape[:2])
+        # Derivatives of the frames at the ends of a crop see what a crop does not have.
+        inner = slice(3, values.shape[1] - 3)
+        agreed += int((batch.units[:, inner] == own[:, inner]).sum())
+        compared += own[:, inner].size
+    assert agreed >= 0.99 * compared > 100
+
+
+def test_what_is_there_is_not_made_again(run, monkeypatch):
+    first = prepare(run)
+    units = all_units(run)
+    assert len(first) == 3
+    assert not list((Path(run.out) / "targets").glob("features-*"))
+    monkeypatch.setattr(targets, "fit_kmeans", None)
+    assert prepare(run) == first
+
+    torn, gone, _ = (Path(run.data.corpus) / "units" / "ours" / name for name in sorted(first))
+    torn.write_bytes(torn.read_bytes()[:-1])
+    gone.unlink()
+    again = prepare(run)
+    assert {name for name in first if again[name] == first[name]} == {max(first)}
+    np.testing.assert_array_equal(all_units(run), units)
+
+
+def test_a_stop_while_features_are_made(run, monkeypatch):
+    real, calls = targets.over_frames, []
+
+    def failing(*args, **options):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    monkeypatch.setattr(targets, "over_frames", failing)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(run)
+    features = list((Path(run.out) / "targets").glob("features-*/*"))
+    assert [path.suffix for path in features] == [".npy"]
+    calls.clear()
+    calls += [None, None]
+    prepare(run)
+    assert len(calls) - 2 == 2 + 3, "two shards' features, three shards' units"
+
+
+def test_of_another_seed_they_are_another_runs(run, tmp_path):
+    prepare(run)
+    with pytest.raises(UserError, match="begun with other settings"):
+        prepare(dataclasses.replace(run, seed=1))
+    other = dataclasses.replace(run, seed=1, out=str(tmp_path / "other"))
+    with pytest.raises(UserError, match="holds units that another run made: give those of this"):
+        prepare(other)
+    data = dataclasses.replace(run.data, units="mine")
+    prepare(dataclasses.replace(other, data=data, valid=None))
+
+
+def test_a_layer_of_an_encoder(run):
+    encoder = Wav2Vec2Encoder(MODEL.encoder)
+    waveform, length = jnp.zeros((1, 16_000)), jnp.array([16_000])
+    params = nn.unbox(jax.jit(encoder.init)(rng.root(1), waveform, length))["params"]
+    bundle = SimpleNamespace(
+        models={"encoder": params}, configs={"encoder": MODEL.encoder}, audio=run.audio
+    )
+    run = dataclasses.replace(run, targets=dataclasses.replace(TARGETS, bundle="it1", layer=1))
+    assert run.bundles() == ("it1",)
+    prepare(run, {"it1": bundle}.__getitem__)
+    prepare(run)  # all is there: the bundle is not asked for
+
+    state, _ = load_tensors(Path(run.out) / "targets" / "kmeans.safetensors")
+    corpus = Corpus.open(run.data.corpus)
+    for record in (0, 7):
+        waveform = corpus[record]["waveform"][None]
+        output = encoder.apply({"params": params}, waveform, np.array([waveform.shape[1]]))
+        want, _ = nearest(output.layers[1, 0], state["centres"])
+        got = Units(corpus, "ours", "train")[record]
+        assert (np.asarray(want)[: len(got)] == got).mean() > 0.98
+
+    too_deep = dataclasses.replace(
+        run, out=f"{run.out}-2", targets=dataclasses.replace(run.targets, layer=3)
+    )
+    with pytest.raises(UserError, match="layer 3: the encoder has 2 layers"):
+        prepare(too_deep, {"it1": bundle}.__getitem__)
+
+
+def test_long_recordings_are_cut(run):
+    """A cut is heard in a frame or two: the derivatives see zeros beyond it."""
+    prepare(run)
+    whole = all_units(run)
+    data = dataclasses.replace(run.data, units="cut")
+    kept = Path(run.out) / "targets" / "kmeans.safetensors"
+    cut = dataclasses.replace(
+        run,
+        out=f"{run.out}-2",
+        data=data,
+        valid=None,
+        targets=dataclasses.replace(TARGETS, chunk_seconds=0.5),
+    )
+    (Path(cut.out) / "targets").mkdir(parents=True)
+    shutil.copy(kept, Path(cut.out) / "targets")
+    prepare(cut)
+    assert 0.7 < (all_units(cut) == whole).mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fraction": 0.0}, "fraction must be above 0"),
+        ({"layer": 0}, "must be positive"),
+        ({"batch_size": 0}, "must be positive"),
+    ],
+)
+def test_bad_settings(change, message):
+    with pytest.raises(UserError, match=message):
+        TargetsConfig(**change)
