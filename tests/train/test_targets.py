@@ -186,7 +186,11 @@ def test_long_recordings_are_cut(run):
     (Path(cut.out) / "targets").mkdir(parents=True)
     shutil.copy(kept, Path(cut.out) / "targets")
     prepare(cut)
-    assert 0.7 < (all_units(cut) == whole).mean() < 1
+    same = all_units(cut) == whole
+    # All recordings are of a whole number of pieces of 25 frames.
+    inner = (np.arange(len(same)) % 25 >= 3) & (np.arange(len(same)) % 25 < 22)
+    assert same[inner].mean() > 0.99
+    assert same.mean() > 0.9
 
 
 @pytest.mark.parametrize(
