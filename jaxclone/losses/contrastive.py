@@ -102,7 +102,7 @@ def pretraining_loss(
     *_, groups, n_codes = output.probabilities.shape
     in_use = perplexity(output.probabilities, valid)
     diversity = 1 - in_use / (groups * n_codes)
-    unit = jnp.where(valid[..., None], _unit(output.predicted), 0)
+    unit = jnp.where(valid[..., None], unit_norm(output.predicted), 0)
     mean = unit.sum((0, 1)) / jnp.maximum(metrics["weight"], 1)
     penalty = (output.energy * valid.sum(1)).sum() / jnp.maximum(metrics["weight"], 1)
     return loss + config.diversity * diversity + config.feature_penalty * penalty, {
