@@ -25,7 +25,7 @@ ROWS = [
     {"adapt"},
     {"sharding"},
     {"train"},
-    {"synthesis", "evaluate", "export"},
+    {"synthesis", "evaluate", "export", "interop"},
     {"cli"},
 ]
 ROW = {room: row for row, rooms in enumerate(ROWS) for room in rooms}

@@ -24,6 +24,8 @@ VERBS = {
     "enroll": "recordings of a person to a voice",
     "convert": "a recording to the same words in another voice",
     "evaluate": "score converted recordings",
+    "import": "published weights to a bundle",
+    "export": "a bundle to another format",
 }
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130

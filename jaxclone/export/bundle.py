@@ -30,7 +30,13 @@ from jaxclone.models.converter import ConverterConfig
 from jaxclone.models.speaker import SpeakerEncoderConfig
 from jaxclone.models.vocoder import GeneratorConfig, make_generator
 from jaxclone.models.voice_conversion import VoiceConversion
-from jaxclone.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2Encoder
+from jaxclone.models.wav2vec2 import (
+    Wav2Vec2Config,
+    Wav2Vec2Encoder,
+    Wav2Vec2Pretraining,
+    Wav2Vec2PretrainingConfig,
+)
+from jaxclone.nn.masking import MaskedFrames
 from jaxclone.tensors import load_tensors, save_tensors
 from jaxclone.tree import fingerprint as fingerprint
 from jaxclone.tree import flatten
@@ -41,6 +47,7 @@ _FORMAT = 1
 # What the configuration of each model that jaxclone knows by name is.
 _KINDS: dict[str, tuple[type, ...]] = {
     "encoder": (Wav2Vec2Config,),
+    "pretraining": (Wav2Vec2PretrainingConfig,),
     "speaker": (SpeakerEncoderConfig,),
     "converter": (ConverterConfig,),
     "adapter": (AdaptConfig,),
@@ -58,11 +65,14 @@ class Bundle:
         models: parameters by model name.
         configs: the configuration of each model, by the same names.
         audio: how sound becomes frames, the same for all of them.
+        origins: of a model that was imported, the published format and its own description, so
+            that the model can be given back as it came.
     """
 
     models: dict[str, Tree]
     configs: dict[str, Any]
     audio: AudioSpec
+    origins: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +147,7 @@ def save_bundle(
     audio: AudioSpec,
     *,
     card: ModelCard | str,
+    origins: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a bundle; one that is there already is replaced once the new one is whole.
 
@@ -146,6 +157,7 @@ def save_bundle(
         configs: the configuration of each model, by the same names.
         audio: how sound becomes frames.
         card: the model card, or its text.
+        origins: see `Bundle`; JSON.
 
     Raises:
         UserError: the folder exists and is no bundle, or cannot be written.
@@ -165,6 +177,7 @@ def save_bundle(
             "python": platform.python_version(),
             **{name: version(name) for name in ("jax", "flax", "numpy")},
         },
+        **({"origins": dict(origins)} if origins else {}),
     }
     text = card if isinstance(card, str) else card.render(configs, audio)
     mark = secrets.token_hex(4)
@@ -202,19 +215,26 @@ def load_bundle(*folders: str | Path) -> Bundle:
     audio = bundles[0].audio
     models: dict[str, Tree] = {}
     configs: dict[str, Any] = {}
+    origins: dict[str, Any] = {}
     for folder, bundle in zip(folders, bundles):
         audio.require(bundle.audio, f"bundle {folder}")
         models |= bundle.models
         configs |= bundle.configs
-    for name, shapes in _expected(configs, audio).items():
+        kept = {name: origin for name, origin in origins.items() if name not in bundle.models}
+        origins = kept | bundle.origins
+    for name, shapes in parameter_shapes(configs, audio).items():
         # A converter is whole without adapters.
         if name in models and (models[name] or name != "adapter"):
             require_shapes(models[name], shapes, f"model {name}")
-    return Bundle(models, configs, audio)
+    return Bundle(models, configs, audio, origins)
 
 
-def _expected(configs: Mapping[str, Any], audio: AudioSpec) -> dict[str, Tree]:
+def parameter_shapes(configs: Mapping[str, Any], audio: AudioSpec) -> dict[str, Tree]:
     """The parameters, as shapes, of those models that jaxclone knows by name.
+
+    Args:
+        configs: the configuration of each model.
+        audio: how sound becomes frames.
 
     Raises:
         UserError: their configurations fit no such models.
@@ -234,6 +254,8 @@ def _expected(configs: Mapping[str, Any], audio: AudioSpec) -> dict[str, Tree]:
             waveform, length = jnp.zeros((1, audio.sample_rate)), jnp.array([audio.sample_rate])
             encoder = Wav2Vec2Encoder(configs["encoder"])
             shapes["encoder"] = jax.eval_shape(encoder.init, key, waveform, length)["params"]
+        if "pretraining" in configs:
+            shapes["pretraining"] = _heads(configs["pretraining"], audio.sample_rate)
         if "vocoder" in configs:
             configs["vocoder"].require(audio)
             generator, mel = make_generator(configs["vocoder"]), jnp.zeros((1, 4, audio.n_mels))
@@ -245,7 +267,21 @@ def _expected(configs: Mapping[str, Any], audio: AudioSpec) -> dict[str, Tree]:
         raise UserError(
             f"the configurations of {', '.join(configs)} fit no model: {reason}"
         ) from error
-    return shapes
+    return meta.unbox(shapes)
+
+
+def _heads(config: Wav2Vec2PretrainingConfig, samples: int) -> Tree:
+    """What is needed beside the encoder to pretrain it, as shapes."""
+
+    def shape(size: int, dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((1, size), dtype)
+
+    frames = config.encoder.frame_length(samples)
+    masked = MaskedFrames(shape(frames, bool), shape(1, jnp.int32), shape(1, bool))
+    init = Wav2Vec2Pretraining(config).init
+    waveform, length = jnp.zeros((1, samples)), jnp.array([samples])
+    params = jax.eval_shape(init, rng.root(0), waveform, length, masked)["params"]
+    return {name: value for name, value in params.items() if name != "encoder"}
 
 
 def _read(folder: Path) -> Bundle:
@@ -256,6 +292,7 @@ def _read(folder: Path) -> Bundle:
         description = json.loads((folder / _CONFIG).read_text("utf-8"))
         found = description["format"]
         data, audio_data = dict(description["models"]), description["audio"]
+        origins = dict(description.get("origins", {}))
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise UserError(f"{folder / _CONFIG} does not describe a bundle ({error})") from error
     if found != _FORMAT:
@@ -271,7 +308,7 @@ def _read(folder: Path) -> Bundle:
     if unknown := sorted(models.keys() - configs.keys()):
         raise UserError(f"{folder}: {_CONFIG} does not describe the model {unknown[0]!r}")
     # A model without parameters leaves nothing in the file.
-    return Bundle({name: models.get(name, {}) for name in configs}, configs, audio)
+    return Bundle({name: models.get(name, {}) for name in configs}, configs, audio, origins)
 
 
 def require_shapes(params: Tree, expected: Tree, what: str) -> None:

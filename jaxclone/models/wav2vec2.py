@@ -21,6 +21,7 @@ from jaxclone.nn.masking import MaskedFrames
 from jaxclone.nn.norm import TimeNorm, layer_norm, mean_square, normalize_waveform
 from jaxclone.nn.positional import Impl, PositionalConv
 from jaxclone.nn.quantize import GumbelQuantizer, QuantizerConfig
+from jaxclone.nn.relative import RelativePositions, RelativePositionsConfig
 from jaxclone.types import Array, Tree, UserError, length_mask
 
 
@@ -51,6 +52,8 @@ class Wav2Vec2Config:
         positional_kernel: taps of the positional convolution.
         positional_groups: its groups.
         positional_impl: how it is computed, see `jaxclone.nn.positional.grouped_conv`.
+        relative_positions: None for the published wav2vec 2.0 and HuBERT. WavLM adds a gated bias
+            by relative position to the attention of every layer.
         input_dropout: of the transformer's projected input.
         dropout: of embeddings, attention results and feed-forward results.
         attention_dropout: of attention weights.
@@ -77,6 +80,7 @@ class Wav2Vec2Config:
     positional_kernel: int = 128
     positional_groups: int = 16
     positional_impl: Impl = "auto"
+    relative_positions: RelativePositionsConfig | None = None
     input_dropout: float = 0.1
     dropout: float = 0.1
     attention_dropout: float = 0.1
@@ -292,14 +296,19 @@ class Wav2Vec2Encoder(nn.Module):
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast, 0),
+            in_axes=(nn.broadcast, nn.broadcast, 0),
             length=config.layers,
             unroll=config.scan_unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(config, self.dtype, name="layers")
         if layer_keys is not None:
             layer_keys = jnp.stack(split_keys(layer_keys, config.layers))  # type: ignore[arg-type]
-        last, hidden = stack(x, mask, layer_keys)
+        positions = None
+        if config.relative_positions is not None:
+            positions = RelativePositions(
+                config.relative_positions, config.heads, name="relative_positions"
+            )(x.shape[1])
+        last, hidden = stack(x, mask, positions, layer_keys)
         return EncoderOutput(
             stem,
             normalized,
@@ -367,7 +376,9 @@ class _Layer(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Array, mask: Array, keys: Keys | None) -> tuple[Array, Array]:
+    def __call__(
+        self, x: Array, mask: Array, positions: Array | None, keys: Keys | None
+    ) -> tuple[Array, Array]:
         config = self.config
         attention_keys, mlp_keys, drop_keys = split_keys(keys, 3)
         attention = SelfAttention(
@@ -379,10 +390,10 @@ class _Layer(nn.Module):
         norm_attention = layer_norm("embed", self.dtype, "norm_attention")
         norm_mlp = layer_norm("embed", self.dtype, "norm_mlp")
         if config.norm_first:
-            y = x + attention(norm_attention(x), mask, attention_keys)
+            y = x + attention(norm_attention(x), mask, attention_keys, positions)
             y = y + mlp(norm_mlp(y), mlp_keys)
         else:
-            y = norm_attention(x + attention(x, mask, attention_keys))
+            y = norm_attention(x + attention(x, mask, attention_keys, positions))
             y = norm_mlp(y + mlp(y, mlp_keys))
         if drop_keys is not None and config.layer_drop:
             skip = jax.vmap(lambda key: jax.random.bernoulli(key, config.layer_drop))(drop_keys)

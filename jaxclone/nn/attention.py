@@ -9,11 +9,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float
 
 from jaxclone.nn.layers import Keys, dense, dropout, split_keys
+from jaxclone.nn.relative import PositionGate
 from jaxclone.types import Array
 
 
 class SelfAttention(nn.Module):
     """Multi-head attention of every frame to the true frames (Vaswani et al. 2017 §3.2).
+
+    Given `positions`, it adds them to the logits, weighed by a gate.
 
     Attributes:
         heads: divides the width.
@@ -29,7 +32,11 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b f d"], mask: Bool[Array, "b f"], keys: Keys | None = None
+        self,
+        x: Float[Array, "b f d"],
+        mask: Bool[Array, "b f"],
+        keys: Keys | None = None,
+        positions: Float[Array, "h f f"] | None = None,
     ) -> Float[Array, "b f d"]:
         inner, outer = split_keys(keys, 2)
         width = x.shape[-1]
@@ -45,6 +52,8 @@ class SelfAttention(nn.Module):
             key,
             preferred_element_type=jnp.float32,
         )
+        if positions is not None:
+            logits += PositionGate(self.heads, self.dtype, name="gate")(x) * positions
         # Finite, so that an example without a single true frame gives no NaN.
         logits = jnp.where(mask[:, None, None, :], logits, -1e30)
         weights = dropout(jax.nn.softmax(logits).astype(self.dtype), self.attention_dropout, inner)

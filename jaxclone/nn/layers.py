@@ -19,7 +19,7 @@ uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 def dense(
     features: int,
-    axes: tuple[str, str],
+    axes: tuple[str | None, str | None],
     dtype: DTypeLike,
     name: str | None = None,
     kernel_init: Initializer = nn.initializers.normal(0.02),

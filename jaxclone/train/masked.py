@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -30,6 +31,7 @@ def masked_task(
     init_params: Callable[[jax.Array], dict[str, Any]],
     loss: MaskedLoss,
     reported: Callable[[Array], Metrics] = lambda step: {},
+    head: Mapping[str, Any] = MappingProxyType({}),
 ) -> Task:
     """The functions of a run that trains an encoder, its parameter `encoder`, and what it needs.
 
@@ -40,6 +42,8 @@ def masked_task(
         init_params: key -> boxed parameters.
         loss: what is minimised. Its keys are another's at each step, the same at each evaluation.
         reported: step -> metrics that are known without a batch.
+        head: a name and a config: all parameters but the encoder's make a model of this name, which
+            is kept too.
 
     Raises:
         UserError: the encoder's frames are not those of the AudioSpec.
@@ -48,7 +52,9 @@ def masked_task(
     tx, schedule = optim.make_optimizer(optim_config, run.steps)
 
     def init(key: jax.Array, pretrained: Mapping[str, Tree]) -> TrainState:
-        params = init_params(key) | dict(pretrained)
+        params = init_params(key)
+        for name, start in pretrained.items():
+            params |= start if name in head else {name: start}
         return TrainState(jnp.int32(0), key, ModelState(params, tx.init(params)), {})
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -70,12 +76,16 @@ def masked_task(
         value, metrics = loss(state.model.params, batch, keys, None)
         return {**metrics, "loss": value}
 
+    def models(state: TrainState) -> dict[str, Tree]:
+        rest = {name: part for name, part in state.model.params.items() if name != "encoder"}
+        return {"encoder": state.model.params["encoder"], **dict.fromkeys(head, rest)}
+
     return Task(
         init=init,
         step=step,
         evaluate=evaluate,
-        models=lambda state: {"encoder": state.model.params["encoder"]},
-        model_configs={"encoder": encoder},
+        models=models,
+        model_configs={"encoder": encoder, **head},
     )
 
 

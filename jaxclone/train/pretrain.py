@@ -133,6 +133,7 @@ class PretrainConfig(RunConfig):
         def reported(step: Array) -> Metrics:
             return {"temperature": self.temperature(step)}
 
-        task = masked_task(self, encoder, self.optim, init_params, loss, reported)
+        head = {"pretraining": self.model}
+        task = masked_task(self, encoder, self.optim, init_params, loss, reported, head)
         watches = self.collapse.watches(self.model.quantizer.groups)
         return dataclasses.replace(task, watches=watches)

@@ -120,15 +120,15 @@ def test_it_learns(start, batch):
     assert history[-1]["temperature"] == pytest.approx(2 * 0.99 ** (config.steps - 1), rel=1e-4)
 
 
-def test_starts_from_an_encoder(start):
-    encoder = jax.tree.map(lambda x: x + 1, start.model.params["encoder"])
+def test_starts_from_an_encoder_and_its_heads(start):
     task = CONFIG.task()
-    state = nn.unbox(jax.jit(task.init)(rng.root(3), {"encoder": encoder}))
-    assert task.model_configs == {"encoder": CONFIG.model.encoder}
-    for got, want in zip(
-        jax.tree.leaves(task.models(state)), jax.tree.leaves({"encoder": encoder})
-    ):
-        np.testing.assert_array_equal(got, want)
+    assert task.model_configs == {"encoder": CONFIG.model.encoder, "pretraining": CONFIG.model}
+    given = jax.tree.map(lambda x: x + 1, task.models(start))
+    for names in (["encoder"], ["pretraining"], ["encoder", "pretraining"]):
+        init = jax.jit(task.init)
+        models = task.models(nn.unbox(init(rng.root(3), {name: given[name] for name in names})))
+        for name in names:
+            jax.tree.map(np.testing.assert_array_equal, models[name], given[name])
 
 
 def test_published_temperature():

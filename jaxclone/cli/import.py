@@ -1,0 +1,61 @@
+"""`jaxclone import`: published weights to a bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from jaxclone.cli.options import parse
+from jaxclone.export.bundle import ModelCard, save_bundle
+from jaxclone.tree import n_parameters
+
+# The module of each format: its read(path) gives an `interop.encoders.Imported`.
+FORMATS = {"hf": "jaxclone.interop.huggingface", "fairseq": "jaxclone.interop.fairseq"}
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportOptions:
+    """Makes a bundle of published weights of a self-supervised encoder.
+
+    Every tensor is accounted for: one that is missing, unknown or misshapen is an error that names
+    it. Heads of other tasks are left out, and named in the result.
+
+    Attributes:
+        format: hf is a folder that Hugging Face's transformers saved (wav2vec2, hubert, wavlm);
+            fairseq a pretraining checkpoint of wav2vec 2.0 or HuBERT, a .pt file.
+        path: the folder or file.
+        out: the bundle, a folder.
+    """
+
+    format: tyro.conf.Positional[Literal["hf", "fairseq"]]
+    path: tyro.conf.Positional[Path]
+    out: Path
+
+
+def main(args: Sequence[str]) -> dict[str, Any]:
+    """Runs `jaxclone import`."""
+    options = parse(ImportOptions, args, "jaxclone import")
+    found = importlib.import_module(FORMATS[options.format]).read(options.path)
+    bundle = found.bundle
+    card = ModelCard(
+        title=f"{options.path.stem}, imported",
+        command=f"jaxclone import {shlex.join(args)}",
+        data=("what the published weights were trained on: see their own model card",),
+        licences=("the licence of the published weights",),
+    )
+    save_bundle(
+        options.out, bundle.models, bundle.configs, bundle.audio, card=card, origins=bundle.origins
+    )
+    return {
+        "bundle": options.out,
+        "models": list(bundle.models),
+        "parameters": n_parameters(bundle.models),
+        "normalize_input": bundle.configs["encoder"].normalize_input,
+        "left_out": list(found.left_out),
+    }
