@@ -89,7 +89,7 @@ class VoiceEncoder:
     ) -> list[Float[np.ndarray, "_ d"]]:
         """`features` of several recordings, those of similar length at once."""
         depth = self.config.layers
-        if not -depth <= layer <= depth:
+        if not -depth - 1 <= layer <= depth:
             raise UserError(f"the encoder has the layers 0 to {depth}, there is no layer {layer}")
         if layer < 0:
             layer += depth + 1
