@@ -142,8 +142,8 @@ class _Inert:
     state: Any
 
 
-def _stand_ins(names: Iterable[str]) -> list[type]:
-    found = []
+def _stand_ins(names: Iterable[str]) -> list[Any]:
+    found: list[Any] = []
     for name in dict.fromkeys(names):
         module, _, kind = name.rpartition(".")
         found.append(type(kind, (_Inert,), {"__module__": module, "__qualname__": kind}))

@@ -31,12 +31,12 @@ from data_pipelines.units import MOST, NO_UNIT, units_made_by, units_path, write
 from jaxclone import config as configs
 from jaxclone.models.hubert import HubertConfig
 from jaxclone.models.kmeans import KMeansConfig, KMeansState, nearest
+from jaxclone.sharding.hosts import fail_at_exit
 from jaxclone.sharding.mesh import (
     MeshConfig,
     activate,
     batch_parts,
     batch_sharding,
-    fail_at_exit,
     make_mesh,
     replicated,
 )
