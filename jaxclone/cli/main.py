@@ -21,6 +21,7 @@ VERBS = {
     "demo": "the whole way at miniature scale: train, clone unheard voices, report",
     "data": "recordings to a corpus, and what is in one",
     "train": "run a config, or continue its run",
+    "plan": "what a config will need of hardware that is not here",
     "enroll": "recordings of a person to a voice",
     "convert": "a recording to the same words in another voice",
     "evaluate": "score converted recordings",

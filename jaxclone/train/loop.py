@@ -108,7 +108,7 @@ def fit(
     folder = Path(run_dir) if run_dir is not None else run_folder(config)
     _make_folder(folder)
     mesh = make_mesh(config.mesh)
-    _check_batches(config, mesh)
+    check_batches(config, mesh)
     with (
         _failing_alone(),
         _StopSignals() as signals,
@@ -139,7 +139,8 @@ def fit(
         return Fit(state, run.summary())
 
 
-def _check_batches(config: RunConfig, mesh: Mesh) -> None:
+def check_batches(config: RunConfig, mesh: Mesh) -> None:
+    """Raises a UserError unless the batches of a run divide over its devices and micro-batches."""
     parts = batch_parts(mesh)
     for name, data in (("data", config.data), ("valid", config.valid)):
         if data is not None and data.batch_size % parts:

@@ -1,0 +1,211 @@
+"""Accelerators that a plan can be made for, and how to compile for them without having one."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from jaxclone.config import did_you_mean
+from jaxclone.types import UserError
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What a chip can do at most.
+
+    Attributes:
+        flops: bf16 operations a second.
+        hbm_bytes: memory.
+        hbm_bandwidth: bytes a second.
+        link_bandwidth: bytes a second that it sends to chips of its slice or host, all links at
+            once; half of what is published for both directions.
+        network_bandwidth: bytes a second that it sends out of its slice or host.
+        source: of these figures.
+        platform: "tpu" or "cuda".
+        devices: of JAX a chip.
+        usable: part of the memory that a program gets.
+        f32_flops: operations a second of f32 products at JAX's default precision.
+    """
+
+    flops: float
+    hbm_bytes: float
+    hbm_bandwidth: float
+    link_bandwidth: float
+    network_bandwidth: float
+    source: str
+    platform: str = "tpu"
+    devices: int = 1
+    usable: float = 1.0
+    f32_flops: float | None = None
+
+
+# TPUs: a product of f32 is one pass in bf16 by default. The compiler itself refuses what does not
+# fit, reserved memory included.
+CHIPS = {
+    "v4": Chip(
+        275e12, 32 * GIB, 1.2e12, 300e9, 6.25e9,
+        "cloud.google.com/tpu/docs/v4; network taken as v5p's",
+    ),
+    "v5e": Chip(
+        197e12, 16 * GIB, 819e9, 200e9, 3.125e9,
+        "cloud.google.com/tpu/docs/v5e",
+    ),
+    "v5p": Chip(
+        459e12, 95 * GIB, 2765e9, 600e9, 6.25e9,
+        "cloud.google.com/tpu/docs/tpu7x, column v5p",
+    ),
+    "v6e": Chip(
+        918e12, 32 * GIB, 1638e9, 400e9, 12.5e9,
+        "cloud.google.com/tpu/docs/v6e",
+    ),
+    "7x": Chip(
+        2307e12, 192 * GIB, 7380e9, 600e9, 12.5e9,
+        "cloud.google.com/tpu/docs/tpu7x",
+        devices=2,
+    ),
+    "h100": Chip(
+        989.4e12, 80 * GIB, 3.35e12, 450e9, 50e9,
+        "NVIDIA H100 SXM5 datasheet, without sparsity; network of a DGX H100",
+        platform="cuda",
+        usable=0.75,  # what JAX takes by default
+        f32_flops=494.7e12,  # TF32
+    ),
+}  # fmt: skip
+
+# What XLA must know of an H100 SXM5 to compile for it (NVIDIA H100 whitepaper; the CUDA
+# programming guide's table of compute capability 9.0).
+_H100 = """
+gpu_device_info {
+  cuda_compute_capability { major: 9 minor: 0 }
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  device_memory_size: 85899345920
+  memory_bandwidth: 3352000000000
+  l2_cache_size: 52428800
+  threads_per_warp: 32
+  threads_per_block_limit: 1024
+  threads_per_core_limit: 2048
+  registers_per_block_limit: 65536
+  registers_per_core_limit: 65536
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 8 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """Chips and how they are wired.
+
+    Attributes:
+        kind: a name of `CHIPS`, or "cpu" for devices of this machine.
+        shape: chips along each axis of a TPU slice; hosts and GPUs of each.
+        slices: of TPUs, joined by the network.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    slices: int = 1
+
+    @classmethod
+    def parse(cls, text: str, slices: int = 1) -> Topology:
+        """Reads `v5e:4x4`, `v5p:4x4x4`, `7x:2x2x1`, `h100:8`, `h100:2x8` (hosts first) or `cpu:2`.
+
+        Raises:
+            UserError: no such kind, or no such shape.
+        """
+        kind, _, shape = text.lower().removeprefix("tpu").partition(":")
+        kinds = (*CHIPS, "cpu")
+        if kind not in kinds:
+            raise UserError(f"no topology of kind {kind!r}{did_you_mean(kind, kinds)}")
+        if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){0,2}", shape):
+            raise UserError(
+                f"the topology {text!r} has no shape: write it as v5e:4x4, v5p:4x4x4 or h100:8"
+            )
+        if slices < 1 or (slices > 1 and (kind not in CHIPS or CHIPS[kind].platform != "tpu")):
+            raise UserError(f"--slices {slices}: slices, at least one, are of TPUs")
+        return cls(kind, tuple(map(int, shape.split("x"))), slices)
+
+    @property
+    def chip(self) -> Chip | None:
+        """None for a CPU, of which nothing is known."""
+        return CHIPS.get(self.kind)
+
+    @property
+    def chips(self) -> int:
+        """In all slices."""
+        return self.slices * math.prod(self.shape)
+
+    def devices(self) -> Sequence[Any]:
+        """Devices that programs can be compiled for, and not run on.
+
+        Raises:
+            UserError: the compiler for them is not installed, or knows no such shape.
+        """
+        match self.chip.platform if self.chip else "cpu":
+            case "tpu":
+                return self._tpus()
+            case "cuda":
+                return self._gpus()
+        if self.chips > jax.device_count():
+            raise UserError(f"this process has {jax.device_count()} devices, not {self.chips}")
+        return jax.devices()[: self.chips]
+
+    def _tpus(self) -> Sequence[Any]:
+        _require("libtpu", "tpu")
+        # The library would look for a TPU host's metadata, and lock the chips that are not there.
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+        from jax.experimental import topologies
+
+        name = f"tpu{self.kind}" if self.kind == "7x" else self.kind
+        options: dict[str, Any] = {"num_slices": self.slices} if self.slices > 1 else {}
+        if self.kind == "v4":  # as JAX runs it: the two cores of a chip are one device
+            options["chip_config_name"] = "megacore"
+        shape = "x".join(map(str, self.shape))
+        try:
+            return topologies.get_topology_desc(
+                platform="tpu", topology_name=f"{name}:{shape}", **options
+            ).devices
+        except (jax.errors.JaxRuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"no topology {self.kind}:{shape} ({reason})") from None
+
+    def _gpus(self) -> Sequence[Any]:
+        _require("jax_plugins.xla_cuda12", "cuda")
+        from jax.experimental import topologies
+
+        hosts, gpus = (1, *self.shape)[-2:]
+        return topologies.get_topology_desc(
+            platform="cuda", topology_name="", target_config=_H100, topology=f"1x{hosts}x{gpus}"
+        ).devices
+
+
+def _require(package: str, extra: str) -> None:
+    import importlib.util
+
+    try:
+        found = importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:
+        found = False
+    if not found:
+        raise UserError(
+            f"compiling for this topology needs {package.rpartition('.')[2]}: "
+            f"pip install 'jaxclone[{extra}]'"
+        )

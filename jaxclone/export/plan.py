@@ -1,0 +1,389 @@
+"""What a run will need of hardware that is not here: its own training step, compiled for it.
+
+Nothing is run and no array is made: the step of `jaxclone.train.program` is traced with shapes and
+compiled for a description of the devices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from data_pipelines.loader import CropConfig, EpisodeConfig
+from jaxclone.audio.spec import AudioSpec
+from jaxclone.export import flops
+from jaxclone.export.chips import GIB, Topology
+from jaxclone.export.hlo import Collective, Module
+from jaxclone.sharding.mesh import activate, batch_parts, batch_sharding, make_mesh
+from jaxclone.train.loop import check_batches
+from jaxclone.train.program import Program
+from jaxclone.train.task import RunConfig
+from jaxclone.tree import flatten, n_parameters
+from jaxclone.types import Batch, Episode, UserError
+
+# Fields of configurations that change how a step is computed and not what; without them the
+# operations that a utilisation counts are left.
+_PLAIN = {"remat": "none", "attention_impl": "xla", "positional_impl": "lax"}
+
+
+def plan(config: RunConfig, topology: Topology, *, fit: bool = False) -> dict[str, Any]:
+    """What the training step of a run needs on a topology.
+
+    Args:
+        config: of the run.
+        topology: what to compile for.
+        fit: also search the largest batch that fits.
+
+    Raises:
+        UserError: a mesh or batch that does not fit the topology, or its compiler is missing.
+    """
+    mesh = make_mesh(config.mesh, topology.devices())
+    check_batches(config, mesh)
+    step = compile_step(config, mesh)
+    audio = audio_seconds(config)
+    model = _model_flops(config, mesh)
+    result: dict[str, Any] = {
+        "config": config.name,
+        "topology": {
+            "chips": topology.chips,
+            "slices": topology.slices,
+            "mesh": ", ".join(f"{name}={size}" for name, size in mesh.shape.items()),
+        },
+        "batch": {
+            "examples": config.data.batch_size,
+            "examples_a_device_at_once": config.data.batch_size
+            // (batch_parts(mesh) * config.microbatches),
+            "microbatches": config.microbatches,
+            "audio_seconds": audio,
+        },
+        "parameters": step.parameters,
+        "compile_seconds": step.seconds,
+        "memory_gib_a_device": memory(step, topology),
+        "whole_on_every_device": replicated(step.program, mesh),
+        "flops": {
+            "model_tflop_a_step": model / 1e12,
+            "with_recomputation_tflop_a_step": step.flops / 1e12,
+            "model_gflop_an_audio_second": model / audio / 1e9,
+        },
+    }
+    if step.executable is not None:
+        module = Module(step.executable.as_text())
+        found = module.collectives(_slices(mesh))
+        result["collectives_a_device_a_step"] = [_describe(item) for item in found]
+        if module.unknown_loops:
+            result["loops_of_unknown_length"] = module.unknown_loops
+        if topology.chip is not None:
+            result |= _estimate(config, topology, step, model, module.traffic(), found)
+    if fit:
+        result["fit"] = largest_batch(config, mesh, topology)
+    return result
+
+
+def batch_shapes(data: CropConfig | EpisodeConfig, audio: AudioSpec) -> Batch | Episode:
+    """The shapes of what a loader of this config gives; of its buckets, if any, the longest."""
+
+    def crops(*lead: int, seconds: float, reference: float) -> Batch:
+        def shape(dtype: Any, *rest: int) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((*lead, *rest), dtype)
+
+        samples = audio.n_samples(seconds)
+        frames = audio.n_frames(samples)
+        # Units are there for tasks that name the unit of each frame.
+        more = {"units": shape(jnp.int32, frames)} if getattr(data, "units", "") else {}
+        return Batch(
+            waveform=shape(jnp.float32, samples),
+            length=shape(jnp.int32),
+            speaker=shape(jnp.int32),
+            example=shape(jnp.int32),
+            f0=shape(jnp.float32, frames) if data.f0 else None,
+            reference=shape(jnp.float32, audio.n_samples(reference)) if reference else None,
+            reference_length=shape(jnp.int32) if reference else None,
+            **more,
+        )
+
+    if isinstance(data, EpisodeConfig):
+        size = {"seconds": data.crop_seconds, "reference": 0.0}
+        return Episode(
+            support=crops(data.batch_size, data.support, **size),
+            query=crops(data.batch_size, data.query, **size),
+        )
+    seconds = max(data.buckets, default=data.crop_seconds)
+    return crops(data.batch_size, seconds=seconds, reference=data.reference_seconds)
+
+
+def audio_seconds(config: RunConfig) -> float:
+    """Seconds of audio in a batch, its padding included."""
+    batch = batch_shapes(config.data, config.audio)
+    parts = (batch,) if isinstance(batch, Batch) else (batch.support, batch.query)
+    return sum(math.prod(part.waveform.shape) for part in parts) / config.audio.sample_rate
+
+
+class Step(NamedTuple):
+    """A training step, compiled.
+
+    Attributes:
+        program: whose step it is.
+        flops: operations as it computes them, over all devices.
+        executable: None where it needs more memory than there is.
+        shortage: what the compiler says of that.
+        seconds: to compile.
+        parameters: of all models.
+    """
+
+    program: Program
+    flops: float
+    executable: Any
+    shortage: str
+    seconds: float
+    parameters: int
+
+
+def compile_step(config: RunConfig, mesh: Mesh) -> Step:
+    """Traces and compiles the step of a run for the devices of a mesh."""
+    began = time.monotonic()
+    with activate(mesh):
+        program, traced = _trace(config, mesh)
+        executable, shortage = None, ""
+        try:
+            executable = traced.lower().compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            shortage = str(error).partition("RESOURCE_EXHAUSTED: ")[2].splitlines()[0]
+        models = n_parameters(
+            [x for path, x in flatten(program.abstract).items() if _kind(path) == "parameters"]
+        )
+        operations = flops.count(traced.jaxpr, _platform(mesh))
+    return Step(program, operations, executable, shortage, time.monotonic() - began, models)
+
+
+def _trace(config: RunConfig, mesh: Mesh) -> tuple[Program, Any]:
+    program = Program(config.task(), mesh, config.seed)
+    place = batch_sharding(mesh)
+    batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        batch_shapes(config.data, config.audio),
+    )
+    votes = jax.ShapeDtypeStruct((mesh.size, 2), jnp.int32)
+    return program, program.train_step.trace(program.abstract, batch, votes)
+
+
+def _platform(mesh: Mesh) -> str:
+    platform = mesh.devices.flat[0].platform
+    return "cuda" if platform == "gpu" else platform
+
+
+def _model_flops(config: RunConfig, mesh: Mesh) -> float:
+    """Operations of a step without what is computed a second time to save memory."""
+    with activate(mesh):
+        _, traced = _trace(_plain(config), mesh)
+        return flops.count(traced.jaxpr, _platform(mesh))
+
+
+def _plain(config: Any) -> Any:
+    """A configuration with the fields of `_PLAIN`, at any depth, set to the plain way."""
+    changes = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = _plain(value)
+        elif field.name in _PLAIN:
+            changes[field.name] = _PLAIN[field.name]
+    return dataclasses.replace(config, **changes)
+
+
+def memory(step: Step, topology: Topology) -> dict[str, Any]:
+    """GiB of a device, by kind.
+
+    Parameters, optimiser and batch are the step's arguments. What the compiler reserves besides is
+    gradients, activations and working space; gradients are as large as the parameters they belong
+    to, and laid out likewise.
+    """
+    held = dict.fromkeys(("parameters", "optimizer", "other_state"), 0.0)
+    for path, leaf in flatten(step.program.abstract).items():
+        held[_kind(path)] += _local_bytes(leaf)
+    report: dict[str, Any] = {name: size / GIB for name, size in held.items()}
+    chip = topology.chip
+    limit = chip.hbm_bytes * chip.usable / chip.devices if chip else math.inf
+    if step.executable is not None:
+        stats = step.executable.memory_analysis()
+        state = stats.argument_size_in_bytes
+        report["batch"] = max(0.0, state - sum(held.values())) / GIB
+        report["gradients_activations_temporaries"] = stats.temp_size_in_bytes / GIB
+        report["code"] = stats.generated_code_size_in_bytes / GIB
+        total = (
+            state
+            + stats.output_size_in_bytes
+            - stats.alias_size_in_bytes
+            + stats.temp_size_in_bytes
+            + stats.generated_code_size_in_bytes
+        )
+        report["peak"] = total / GIB
+        report["fits"] = total <= limit
+    else:
+        report["fits"] = False
+        report["the_compiler_says"] = step.shortage
+        needed = re.search(r"([\d.]+)([MG])", step.shortage)
+        if needed:
+            needs = float(needed[1]) * (1 if needed[2] == "G" else 2**-10)
+            report["gradients_activations_temporaries"] = needs
+    if chip:
+        report["of_the_chip"] = chip.hbm_bytes / GIB / chip.devices
+        report["usable"] = limit / GIB
+    return report
+
+
+def _kind(path: str) -> str:
+    if "opt_state" in path:
+        return "optimizer"
+    return "parameters" if "/params/" in path or path.startswith("frozen/") else "other_state"
+
+
+def _local_bytes(leaf: Any) -> float:
+    width = 8 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
+    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * width
+
+
+def replicated(program: Program, mesh: Mesh) -> dict[str, Any]:
+    """What of the parameters and their optimiser is not divided over the devices at all.
+
+    {} on a single device.
+    """
+    if mesh.size == 1:
+        return {}
+    whole = {
+        path: _local_bytes(leaf)
+        for path, leaf in flatten(program.abstract).items()
+        if leaf.shape and leaf.sharding.is_fully_replicated
+    }
+    total = sum(map(_local_bytes, flatten(program.abstract).values()))
+    first = sorted(whole, key=lambda path: -whole[path])[:3]
+    return {
+        "gib": sum(whole.values()) / GIB,
+        "part_of_what_a_device_holds": sum(whole.values()) / total,
+        "largest": ", ".join(f"{path} ({whole[path] / 2**20:.3g} MiB)" for path in first),
+    }
+
+
+def _slices(mesh: Mesh) -> Sequence[int]:
+    """What network each device is in: of a TPU its slice, of a GPU its host."""
+    devices = mesh.devices.flat
+    if _platform(mesh) == "cuda":
+        return [device.process_index for device in devices]
+    return [getattr(device, "slice_index", 0) or 0 for device in devices]
+
+
+def _describe(item: Collective) -> dict[str, Any]:
+    return {
+        "kind": item.kind,
+        "devices": item.group,
+        "over_the_network": item.crossing,
+        "times": item.times,
+        "mib": item.bytes / 2**20,
+    }
+
+
+def _estimate(
+    config: RunConfig,
+    topology: Topology,
+    step: Step,
+    model_flops: float,
+    traffic: float,
+    found: Sequence[Collective],
+) -> dict[str, Any]:
+    """Bounds of the step's time, and what follows from them for the whole schedule."""
+    chip = topology.chip
+    assert chip is not None
+    share = 1 / chip.devices  # of a chip, for a device
+    peak = chip.flops if config.precision == "bf16" else chip.f32_flops or chip.flops
+    parts = {
+        "compute": step.flops / topology.chips / peak,
+        "memory": traffic / (chip.hbm_bandwidth * share),
+        "links": sum(x.wire_bytes for x in found if not x.crossing) / (chip.link_bandwidth * share),
+        "network": sum(x.wire_bytes for x in found if x.crossing)
+        / (chip.network_bandwidth * share),
+    }
+    bounds = {"all_overlapped": max(parts.values()), "nothing_overlapped": sum(parts.values())}
+    audio = audio_seconds(config)
+
+    def consequences(seconds: float) -> dict[str, float]:
+        hours = config.steps * seconds / 3600
+        return {
+            "step_seconds": seconds,
+            "mfu": model_flops / topology.chips / peak / seconds,
+            "audio_seconds_per_second": audio / seconds,
+            "hours": hours,
+            "chip_hours": hours * topology.chips,
+        }
+
+    return {
+        "roofline_seconds": parts,
+        "estimate": {name: consequences(seconds) for name, seconds in bounds.items()},
+        "assumptions": {
+            "chip": f"{peak / 1e12:.4g} TFLOP/s ({config.precision} products), "
+            f"{chip.hbm_bandwidth / 1e9:.4g} GB/s of memory, {chip.link_bandwidth / 1e9:.4g} GB/s "
+            f"out over all links, {chip.network_bandwidth / 1e9:.4g} GB/s out to the network "
+            f"({chip.source})",
+            "bounds": "each part runs at the chip's peak; the truth lies above the first bound, "
+            "and near or above the second where kernels are small or collectives wait",
+            "flops": "matrix products and convolutions, multiply-add as two; the MFU counts none "
+            "twice, the compute time counts recomputation",
+            "schedule": f"{config.steps} steps, without evaluation, checkpoints, waiting for data "
+            "and restarts",
+        },
+    }
+
+
+def largest_batch(config: RunConfig, mesh: Mesh, topology: Topology) -> dict[str, Any]:
+    """The most examples a device takes at once, and what of the configured batch follows.
+
+    A bisection between what fits and what does not, led by the line through the last two needs of
+    memory.
+    """
+    parts = batch_parts(mesh)
+    needs: dict[int, float] = {}
+
+    def fits(examples: int) -> bool:
+        data = dataclasses.replace(config.data, batch_size=examples * parts)
+        step = compile_step(dataclasses.replace(config, data=data, microbatches=1), mesh)
+        report = memory(step, topology)
+        needs[examples] = report.get("peak", report.get("gradients_activations_temporaries", 0.0))
+        return bool(report["fits"])
+
+    if topology.chip is None:
+        raise UserError("--fit needs a topology whose memory is known")
+    limit = topology.chip.hbm_bytes * topology.chip.usable / topology.chip.devices / GIB
+    low, high, probe = 0, 0, max(1, config.data.batch_size // (parts * config.microbatches))
+    while not (high and high - low <= 1):
+        if fits(probe):
+            low = probe
+        else:
+            high = probe
+        guess = _guess(needs, limit) or probe * 2
+        top = high - 1 if high else max(probe * 4, low + 1)
+        probe = min(max(guess, low + 1), top)
+    whole = config.data.batch_size // parts
+    fitting = [m for m in range(1, whole + 1) if whole % m == 0 and whole // m <= low]
+    return {
+        "examples_a_device_at_once": low,
+        "batch_without_microbatches": low * parts,
+        "microbatches_for_the_configured_batch": fitting[0] if fitting else None,
+        "compiled": len(needs),
+    }
+
+
+def _guess(needs: dict[int, float], limit: float) -> int | None:
+    """Where the line through two needs of memory reaches the limit."""
+    if len(needs) < 2:
+        return None
+    (x0, y0), (x1, y1) = sorted(needs.items(), key=lambda item: abs(item[1] - limit))[:2]
+    slope = (y1 - y0) / (x1 - x0)
+    return int(x0 + (limit - y0) / slope) if slope > 0 else None
