@@ -27,7 +27,7 @@ def get_config(size: Literal["full", "smoke"] = "full") -> PretrainConfig:
     smoke = size == "smoke"
     model = Wav2Vec2PretrainingConfig.tiny() if smoke else Wav2Vec2PretrainingConfig.large()
     encoder = dataclasses.replace(
-        model.encoder, conv_norm="layer", conv_bias=True, pad_input=True, remat=True
+        model.encoder, conv_norm="layer", conv_bias=True, pad_input=True, remat="full"
     )
     crops = CropConfig(
         batch_size=4 if smoke else 512,  # 2.8 h of audio

@@ -14,7 +14,7 @@ import jax
 from jaxclone.config import did_you_mean
 from jaxclone.types import UserError
 
-GIB = 2**30
+GIB = 2.0**30
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,10 +59,14 @@ def _inner(params: dict[str, Any]) -> Iterator[ClosedJaxpr | Jaxpr]:
                 yield item
 
 
+def _shape(value: Any) -> tuple[int, ...]:
+    return value.aval.shape
+
+
 def _dot(equation: JaxprEqn) -> float:
-    left = equation.invars[0].aval.shape
+    left = _shape(equation.invars[0])
     (contracted, _), _ = equation.params["dimension_numbers"]
-    out = equation.outvars[0].aval.shape
+    out = _shape(equation.outvars[0])
     return 2.0 * math.prod(out) * math.prod(left[axis] for axis in contracted)
 
 
@@ -71,8 +75,8 @@ def _convolution(equation: JaxprEqn) -> float:
 
     Zeros between the inputs of a transposed convolution are not counted.
     """
-    kernel = equation.invars[1].aval.shape
-    out = equation.outvars[0].aval.shape
+    kernel = _shape(equation.invars[1])
+    out = _shape(equation.outvars[0])
     channels_out = equation.params["dimension_numbers"].rhs_spec[0]
     zeros = math.prod(equation.params["lhs_dilation"])
     return 2.0 * math.prod(out) * math.prod(kernel) / kernel[channels_out] / zeros

@@ -48,7 +48,9 @@ _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 _REFERENCE = re.compile(r"%([\w.\-]+)")
-_CALLED = re.compile(r"(?:calls|to_apply|called_computations|branch_computations)=(\{[^}]*\}|%[\w.\-]+)")
+_CALLED = re.compile(
+    r"(?:calls|to_apply|called_computations|branch_computations)=(\{[^}]*\}|%[\w.\-]+)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,13 +125,17 @@ class Module:
                 size = len(groups[0]) if groups else max(1, len(slice_of))
                 moved = sum(_bytes(computation[x].shape) for x in instruction.operands)
                 moved *= size if kind == "all-gather" else 1
-                crossing = any(len({slice_of[i] for i in group}) > 1 for group in groups if slice_of)
+                crossing = any(
+                    len({slice_of[i] for i in group}) > 1 for group in groups if slice_of
+                )
                 # Of one that is split over several fusions, each has a copy with the same number.
                 channel = re.search(r"channel_id=(\d+)", instruction.attributes)
                 key = (kind, channel[1] if channel else f"{name}/{instruction.name}")
                 times = max(self._times[name], done[key][0] if key in done else 0.0)
                 done[key] = (times, moved, size, crossing)
-        total: dict[tuple[str, int, bool], list[float]] = collections.defaultdict(lambda: [0.0, 0.0])
+        total: dict[tuple[str, int, bool], list[float]] = collections.defaultdict(
+            lambda: [0.0, 0.0]
+        )
         for (kind, _), (times, moved, size, crossing) in done.items():
             if size > 1:
                 total[kind, size, crossing][0] += times
@@ -143,11 +149,12 @@ class Module:
         What XLA keeps on the chip does not count; of a slice that is read from or written to a
         larger array in place, the slice.
         """
-        return sum(
-            times * sum(self._moved(x, self.computations[name]) for x in self.computations[name].values())
-            for name, times in self._times.items()
-            if times and name not in self._fused
-        )
+        total = 0.0
+        for name, times in self._times.items():
+            if times and name not in self._fused:
+                computation = self.computations[name]
+                total += times * sum(self._moved(x, computation) for x in computation.values())
+        return total
 
     def _count(self) -> tuple[dict[str, float], set[str]]:
         """How often each computation is run, and which are part of a fusion."""
@@ -186,7 +193,7 @@ class Module:
             if counter and limit and counter.op == "get-tuple-element" and limit.op == "constant":
                 index = int(re.search(r"index=(\d+)", counter.attributes)[1])  # type: ignore[index]
                 start = self._start(loop, caller, index)
-                return max(0.0, math.ceil((int(limit.literal) - start) / self._step(body, index)))
+                return float(max(0, -((start - int(limit.literal)) // self._step(body, index))))
         self.unknown_loops += 1
         return 1.0
 
@@ -236,9 +243,8 @@ class Module:
             _bytes(shape, memory=True) for shape in operands
         )
 
-
     def _fusion(self, instruction: Instruction, operands: Sequence[str]) -> float:
-        """Bytes that a fusion reads and writes: of what it slices or updates in place, the slices."""
+        """Bytes that a fusion moves: of what it slices or updates in place, the slices."""
         callee = self._callee(instruction)
         moved = 0.0
         for inner in callee.values():
@@ -362,9 +368,7 @@ def _groups(attributes: str) -> list[tuple[int, ...]]:
     listed = re.search(r"replica_groups=\{(\{.*?\})\}", attributes)
     if listed:
         return list(_tuples(listed[1]))
-    compact = re.search(
-        r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes
-    )
+    compact = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)
     if compact:
         out, sizes = (_integers(compact[i]) for i in (1, 2))
         devices = np.arange(math.prod(sizes)).reshape(sizes)

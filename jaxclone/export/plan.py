@@ -81,7 +81,7 @@ def plan(config: RunConfig, topology: Topology, *, fit: bool = False) -> dict[st
         if module.unknown_loops:
             result["loops_of_unknown_length"] = module.unknown_loops
         if topology.chip is not None:
-            result |= _estimate(config, topology, step, model, module.traffic(), found)
+            result |= _estimate(config, topology, step.flops, model, module.traffic(), found)
     if fit:
         result["fit"] = largest_batch(config, mesh, topology)
     return result
@@ -249,7 +249,7 @@ def _kind(path: str) -> str:
 
 def _local_bytes(leaf: Any) -> float:
     width = 8 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
-    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * width
+    return float(math.prod(leaf.sharding.shard_shape(leaf.shape)) * width)
 
 
 def replicated(program: Program, mesh: Mesh) -> dict[str, Any]:
@@ -294,7 +294,7 @@ def _describe(item: Collective) -> dict[str, Any]:
 def _estimate(
     config: RunConfig,
     topology: Topology,
-    step: Step,
+    operations: float,
     model_flops: float,
     traffic: float,
     found: Sequence[Collective],
@@ -305,7 +305,7 @@ def _estimate(
     share = 1 / chip.devices  # of a chip, for a device
     peak = chip.flops if config.precision == "bf16" else chip.f32_flops or chip.flops
     parts = {
-        "compute": step.flops / topology.chips / peak,
+        "compute": operations / topology.chips / peak,
         "memory": traffic / (chip.hbm_bandwidth * share),
         "links": sum(x.wire_bytes for x in found if not x.crossing) / (chip.link_bandwidth * share),
         "network": sum(x.wire_bytes for x in found if x.crossing)

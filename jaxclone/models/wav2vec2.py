@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.audio.spectral import log_mel
 from jaxclone.nn.attention import SelfAttention
+from jaxclone.nn.fused_attention import AttentionImpl
 from jaxclone.nn.layers import FeedForward, Keys, conv, dense, dropout, split_keys, uniform_fan_in
 from jaxclone.nn.masking import MaskedFrames
 from jaxclone.nn.norm import TimeNorm, layer_norm, mean_square, normalize_waveform
@@ -23,6 +24,8 @@ from jaxclone.nn.positional import Impl, PositionalConv
 from jaxclone.nn.quantize import GumbelQuantizer, QuantizerConfig
 from jaxclone.nn.relative import RelativePositions, RelativePositionsConfig
 from jaxclone.types import Array, Tree, UserError, length_mask
+
+Remat = Literal["none", "dots", "full"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +62,10 @@ class Wav2Vec2Config:
         attention_dropout: of attention weights.
         activation_dropout: inside the feed-forward layers.
         layer_drop: probability that an example skips a layer.
-        remat: recompute each layer in the backward pass instead of keeping its activations.
+        attention_impl: how attention is computed, see `jaxclone.nn.fused_attention.choose`.
+        remat: what the backward pass computes again instead of keeping it, in the stem and in each
+            layer: "none"; "dots", all but convolutions and products with weights; "full", all.
+            True and False are "full" and "none".
         scan_unroll: layers that one turn of the loop over layers holds; more compile longer.
     """
 
@@ -86,7 +92,8 @@ class Wav2Vec2Config:
     attention_dropout: float = 0.1
     activation_dropout: float = 0.0
     layer_drop: float = 0.05
-    remat: bool = False
+    attention_impl: AttentionImpl = "auto"
+    remat: bool | Remat = "none"
     scan_unroll: int = 1
 
     def __post_init__(self) -> None:
@@ -260,7 +267,7 @@ class Wav2Vec2Encoder(nn.Module):
         input_keys, embed_keys, layer_keys = split_keys(keys, 3)
         frame_length = config.frame_length(length)
 
-        stem_kind = _ConvStem if config.mel is None else _MelStem
+        stem_kind = _remat(_ConvStem if config.mel is None else _MelStem, config.remat)
         stem = stem_kind(config, self.dtype, name="stem")(waveform, length)
         stem = _scale_gradient(stem, config.feature_grad_scale)
         normalized = layer_norm("channels_out", self.dtype, "stem_norm")(stem)
@@ -291,9 +298,8 @@ class Wav2Vec2Encoder(nn.Module):
         x = dropout(x, config.dropout, embed_keys)
         x = nn.with_logical_constraint(x, ("batch", "time", "embed"))
 
-        block = nn.remat(_Layer, prevent_cse=False) if config.remat else _Layer
         stack = nn.scan(
-            block,
+            _remat(_Layer, config.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(nn.broadcast, nn.broadcast, 0),
@@ -316,6 +322,26 @@ class Wav2Vec2Encoder(nn.Module):
             norm(last) if config.norm_first else last,
             frame_length,
         )
+
+
+def _remat(module: type[nn.Module], remat: bool | Remat) -> type[nn.Module]:
+    """A module that computes in the backward pass what it does not keep."""
+    if remat in (False, "none"):
+        return module
+    # Within a scan nothing could be merged with what was computed before; outside of one, the
+    # compiler would do just that.
+    return nn.remat(
+        module,
+        prevent_cse=module is not _Layer,
+        policy=_keep_products if remat == "dots" else None,
+    )
+
+
+def _keep_products(primitive: Any, *avals: Any, **params: Any) -> bool:
+    """Keeps what is dear to compute: convolutions, and products without a batch dimension."""
+    if primitive.name == "conv_general_dilated":
+        return True
+    return jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *avals, **params)
 
 
 class _ConvStem(nn.Module):
@@ -382,7 +408,12 @@ class _Layer(nn.Module):
         config = self.config
         attention_keys, mlp_keys, drop_keys = split_keys(keys, 3)
         attention = SelfAttention(
-            config.heads, config.attention_dropout, config.dropout, self.dtype, name="attention"
+            config.heads,
+            config.attention_dropout,
+            config.dropout,
+            self.dtype,
+            config.attention_impl,
+            name="attention",
         )
         mlp = FeedForward(
             config.mlp_width, config.activation_dropout, config.dropout, self.dtype, name="mlp"

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float
 
+from jaxclone.nn.fused_attention import AttentionImpl, choose, fused_attention
 from jaxclone.nn.layers import Keys, dense, dropout, split_keys
 from jaxclone.nn.relative import PositionGate
 from jaxclone.types import Array
@@ -23,12 +24,14 @@ class SelfAttention(nn.Module):
         attention_dropout: of the attention weights.
         dropout: of the result.
         dtype: of the computation; the softmax is f32.
+        impl: how it is computed, see `jaxclone.nn.fused_attention.choose`.
     """
 
     heads: int
     attention_dropout: float = 0.0
     dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
+    impl: AttentionImpl = "auto"
 
     @nn.compact
     def __call__(
@@ -46,6 +49,12 @@ class SelfAttention(nn.Module):
             return y.reshape(*x.shape[:2], self.heads, width // self.heads)
 
         query, key, value = project("query"), project("key"), project("value")
+        dropping = inner is not None and self.attention_dropout > 0
+        impl = choose(self.impl, len(x), self.heads, query.shape[-1], self.dtype, dropping)
+        if impl == "flash" or impl == "cudnn":
+            y = fused_attention(query, key, value, mask, impl).reshape(x.shape)
+            y = dense(width, ("heads", "embed"), self.dtype, "out")(y)
+            return dropout(y, self.dropout, outer)
         logits = jnp.einsum(
             "bqhd,bkhd->bhqk",
             query * (width // self.heads) ** -0.5,

@@ -105,7 +105,12 @@ def test_empty_example_is_finite():
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(output))
 
 
-def test_how_layers_are_run_does_not_matter():
+@pytest.mark.parametrize(
+    "how",
+    [{"scan_unroll": 2, "remat": True}, {"remat": "dots"}, {"remat": "full"}],
+    ids=["unrolled", "dots", "full"],
+)
+def test_how_layers_are_run_does_not_matter(how):
     def grads(config):
         def loss(variables):
             output = Wav2Vec2Encoder(config).apply(variables, WAVEFORM, LENGTH)
@@ -113,7 +118,7 @@ def test_how_layers_are_run_does_not_matter():
 
         return jax.tree.leaves(jax.jit(jax.grad(loss))(init(TINY)))
 
-    other = dataclasses.replace(TINY, scan_unroll=2, remat=True)
+    other = dataclasses.replace(TINY, **how)
     for got, want in zip(grads(other), grads(TINY)):
         np.testing.assert_allclose(got, want, atol=1e-5)
 
