@@ -1,7 +1,8 @@
 """wav2vec 2.0 LARGE, pre-norm, on tens of thousands of hours such as Libri-Light.
 
 Command: jaxclone train pretrain/wav2vec2_large --data.corpus CORPUS --valid.corpus CORPUS
-Hardware: 128 accelerators of 32 GB, the paper's; with fewer, raise --microbatches.
+Hardware: 128 accelerators of 32 GB, the paper's; with fewer, raise --microbatches. The parameters
+and their optimiser are divided over eight devices; with fewer, set --mesh.fsdp.
 Time: days.
 Score: not run by us. The paper's encoder, pretrained on 53 k hours and fine-tuned on all of
 LibriSpeech, has a word error rate of 1.8 / 3.3 on test-clean / test-other (abstract).
@@ -14,6 +15,7 @@ from data_pipelines.loader import CropConfig
 from jaxclone.losses.contrastive import ContrastiveConfig
 from jaxclone.models.wav2vec2 import Wav2Vec2PretrainingConfig
 from jaxclone.nn.masking import MaskingConfig
+from jaxclone.sharding.mesh import MeshConfig
 from jaxclone.train.optim import OptimConfig
 from jaxclone.train.pretrain import PretrainConfig, TemperatureConfig
 
@@ -55,6 +57,7 @@ def get_config(size: Literal["full", "smoke"] = "full") -> PretrainConfig:
         ),
         steps=4 if smoke else 250_000,
         precision="f32" if smoke else "bf16",
+        mesh=MeshConfig() if smoke else MeshConfig(fsdp=8),
         log_every=1 if smoke else 200,
         eval_every=0 if smoke else 5_000,
         checkpoint_every=2 if smoke else 5_000,
