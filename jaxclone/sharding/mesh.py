@@ -11,7 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxclone.sharding.rules import BATCH_AXES, RULES
@@ -64,8 +64,28 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
             f"mesh.tensor={sizes['tensor']} must divide the {jax.local_device_count()} devices "
             "of a process"
         )
-    return jax.make_mesh(
-        tuple(sizes.values()), tuple(sizes), (AxisType.Auto,) * len(sizes), devices=devices
+    return Mesh(_arrange(devices, sizes), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+
+
+def _arrange(devices: Sequence[Any], sizes: dict[str, int]) -> np.ndarray:
+    """Devices by axis, so that those of one axis are neighbours where the wiring allows it.
+
+    Slices of a TPU, which only the network joins, lie along the data axis.
+
+    Raises:
+        UserError: there are more slices than the data axis can be divided over.
+    """
+    slices = len({getattr(device, "slice_index", 0) or 0 for device in devices})
+    shape = tuple(sizes.values())
+    if slices == 1:
+        # An axis may take a part of a physical one: eight devices along one of sixteen.
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    if sizes["data"] % slices:
+        raise UserError(f"mesh.data={sizes['data']} must be a multiple of the {slices} slices")
+    over = tuple(slices if name == "data" else 1 for name in sizes)
+    within = tuple(size // part for size, part in zip(shape, over))
+    return mesh_utils.create_hybrid_device_mesh(
+        within, over, devices, allow_split_physical_axes=True
     )
 
 

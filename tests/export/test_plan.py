@@ -8,6 +8,7 @@ import json
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -215,6 +216,26 @@ def test_a_compiler_that_is_missing_is_named(monkeypatch, text: str, package: st
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=rf"needs {package.split('.')[-1]}.*jaxclone\[{extra}\]"):
         Topology.parse(text).devices()
+
+
+def test_slices_lie_along_the_data_axis():
+    devices = [SimpleNamespace(slice_index=i // 4) for i in range(8)]
+    with pytest.raises(UserError, match=r"mesh.data=1 must be a multiple of the 2 slices"):
+        make_mesh(MeshConfig(fsdp=8), devices)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu is not installed")
+@pytest.mark.parametrize(
+    ("text", "slices"),
+    [("v4:2x2x2", 1), ("v5e:4x4", 2), ("v5p:4x4x4", 1), ("v6e:16x16", 1), ("7x:2x2x1", 1)],
+)
+def test_eight_devices_are_an_axis_of_every_tpu(text: str, slices: int):
+    topology = Topology.parse(text, slices)
+    mesh = make_mesh(MeshConfig(fsdp=8), topology.devices())
+    assert mesh.size == topology.chips * topology.chip.devices
+    found = plans._slices(mesh)
+    assert found == sorted(found)
+    assert len(set(found)) == slices
 
 
 @pytest.mark.slow
