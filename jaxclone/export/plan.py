@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from data_pipelines.loader import CropConfig, EpisodeConfig
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.export import flops
-from jaxclone.export.chips import GIB, Topology
+from jaxclone.export.chips import GIB, Chip, Topology
 from jaxclone.export.hlo import Collective, Module
 from jaxclone.sharding.mesh import activate, batch_parts, batch_sharding, make_mesh
 from jaxclone.train.loop import check_batches
@@ -32,6 +32,9 @@ from jaxclone.types import Batch, Episode, UserError
 # Fields of configurations that change how a step is computed and not what; without them the
 # operations that a utilisation counts are left.
 _PLAIN = {"remat": "none", "attention_impl": "xla", "positional_impl": "lax"}
+
+# Triton's kernels for products are chosen by trying them out on a GPU; the library's are not.
+_OPTIONS: dict[str, Any] = {"cuda": {"xla_gpu_enable_triton_gemm": False}}
 
 
 def plan(config: RunConfig, topology: Topology, *, fit: bool = False) -> dict[str, Any]:
@@ -82,6 +85,9 @@ def plan(config: RunConfig, topology: Topology, *, fit: bool = False) -> dict[st
             result["loops_of_unknown_length"] = module.unknown_loops
         if topology.chip is not None:
             result |= _estimate(config, topology, step.flops, model, module.traffic(), found)
+    elif topology.chip is not None:
+        at_peak = step.flops / topology.chips / _peak(config, topology.chip)
+        result["compute_alone_seconds"] = at_peak
     if fit:
         result["fit"] = largest_batch(config, mesh, topology)
     return result
@@ -132,7 +138,7 @@ class Step(NamedTuple):
     Attributes:
         program: whose step it is.
         flops: operations as it computes them, over all devices.
-        executable: None where it needs more memory than there is.
+        executable: None where it needs more memory than there is, or could not be compiled.
         shortage: what the compiler says of that.
         seconds: to compile.
         parameters: of all models.
@@ -153,11 +159,12 @@ def compile_step(config: RunConfig, mesh: Mesh) -> Step:
         program, traced = _trace(config, mesh)
         executable, shortage = None, ""
         try:
-            executable = traced.lower().compile()
+            executable = traced.lower().compile(compiler_options=_OPTIONS.get(_platform(mesh)))
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+            # Without a GPU at hand, XLA cannot try out what it would choose from, and may give up.
+            if "RESOURCE_EXHAUSTED" not in str(error) and _platform(mesh) != "cuda":
                 raise
-            shortage = str(error).partition("RESOURCE_EXHAUSTED: ")[2].splitlines()[0]
+            shortage = str(error).splitlines()[0][:200]
         models = n_parameters(
             [x for path, x in flatten(program.abstract).items() if _kind(path) == "parameters"]
         )
@@ -229,10 +236,11 @@ def memory(step: Step, topology: Topology) -> dict[str, Any]:
         report["peak"] = total / GIB
         report["fits"] = total <= limit
     else:
-        report["fits"] = False
+        short = "RESOURCE_EXHAUSTED" in step.shortage
+        report["fits"] = False if short else "unknown"
         report["the_compiler_says"] = step.shortage
         needed = re.search(r"([\d.]+)([MG])", step.shortage)
-        if needed:
+        if needed and short:
             needs = float(needed[1]) * (1 if needed[2] == "G" else 2**-10)
             report["gradients_activations_temporaries"] = needs
     if chip:
@@ -303,7 +311,7 @@ def _estimate(
     chip = topology.chip
     assert chip is not None
     share = 1 / chip.devices  # of a chip, for a device
-    peak = chip.flops if config.precision == "bf16" else chip.f32_flops or chip.flops
+    peak = _peak(config, chip)
     parts = {
         "compute": operations / topology.chips / peak,
         "memory": traffic / (chip.hbm_bandwidth * share),
@@ -342,6 +350,10 @@ def _estimate(
     }
 
 
+def _peak(config: RunConfig, chip: Chip) -> float:
+    return chip.flops if config.precision == "bf16" else chip.f32_flops or chip.flops
+
+
 def largest_batch(config: RunConfig, mesh: Mesh, topology: Topology) -> dict[str, Any]:
     """The most examples a device takes at once, and what of the configured batch follows.
 
@@ -356,7 +368,7 @@ def largest_batch(config: RunConfig, mesh: Mesh, topology: Topology) -> dict[str
         step = compile_step(dataclasses.replace(config, data=data, microbatches=1), mesh)
         report = memory(step, topology)
         needs[examples] = report.get("peak", report.get("gradients_activations_temporaries", 0.0))
-        return bool(report["fits"])
+        return report["fits"] is True
 
     if topology.chip is None:
         raise UserError("--fit needs a topology whose memory is known")
