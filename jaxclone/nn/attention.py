@@ -50,7 +50,8 @@ class SelfAttention(nn.Module):
 
         query, key, value = project("query"), project("key"), project("value")
         dropping = inner is not None and self.attention_dropout > 0
-        impl = choose(self.impl, len(x), self.heads, query.shape[-1], self.dtype, dropping)
+        needs_weights = dropping or positions is not None
+        impl = choose(self.impl, len(x), self.heads, query.shape[-1], self.dtype, needs_weights)
         if impl == "flash" or impl == "cudnn":
             y = fused_attention(query, key, value, mask, impl).reshape(x.shape)
             y = dense(width, ("heads", "embed"), self.dtype, "out")(y)

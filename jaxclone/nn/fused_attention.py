@@ -1,7 +1,7 @@
 """Attention that never holds all its weights at once, where the platform has it.
 
-The kernels know nothing of dropout: `choose` leaves attention with dropout to XLA, which computes
-the weights as they are written in `jaxclone.nn.attention`.
+The kernels know nothing of dropout and relative positions: `choose` leaves attention with these to
+XLA, which computes the weights as they are written in `jaxclone.nn.attention`.
 """
 
 from __future__ import annotations
@@ -24,27 +24,34 @@ _LANES, _BLOCK = 128, 512
 
 
 def choose(
-    impl: AttentionImpl, batch: int, heads: int, head_dim: int, dtype: DTypeLike, dropping: bool
+    impl: AttentionImpl,
+    batch: int,
+    heads: int,
+    head_dim: int,
+    dtype: DTypeLike,
+    needs_weights: bool,
 ) -> AttentionImpl:
     """How an attention of these sizes is computed on the devices that it is traced for.
 
     Args:
-        impl: "xla" holds all weights, and is the only one with dropout; "flash" is the Pallas
+        impl: "xla" holds all weights, and the only one that can work on them; "flash" is the Pallas
             kernel for TPUs (arXiv:2205.14135), "cudnn" the one of NVIDIA's library; "auto" takes
             "flash" on a TPU and, in half precision, "cudnn" on a GPU, where the sizes allow it.
         batch: examples over all devices.
         heads: of the attention.
         head_dim: width of one.
         dtype: of queries, keys and values.
-        dropping: whether attention weights are dropped in this call.
+        needs_weights: whether the weights themselves are worked on in this call, as by dropout
+            and relative positions.
 
     Raises:
-        UserError: a kernel was asked for that knows no dropout.
+        UserError: a kernel was asked for that does not show its weights.
     """
-    if dropping:
+    if needs_weights:
         if impl in ("flash", "cudnn"):
             raise UserError(
-                f"attention_impl {impl} knows no dropout: set attention_dropout 0 or take auto"
+                f"attention_impl {impl} knows neither attention dropout nor relative positions: "
+                "leave them out or take auto"
             )
         return "xla"
     if impl != "auto":

@@ -87,11 +87,11 @@ def test_the_choice_follows_the_devices_that_it_is_compiled_for(kind, dropping, 
 
 
 def test_dropout_and_a_kernel_without_it_are_refused():
-    with pytest.raises(UserError, match="attention_impl flash knows no dropout"):
-        choose("flash", 4, HEADS, 64, jnp.bfloat16, dropping=True)
+    with pytest.raises(UserError, match="attention_impl flash knows neither"):
+        choose("flash", 4, HEADS, 64, jnp.bfloat16, needs_weights=True)
 
 
 def test_a_batch_that_the_devices_do_not_share_is_left_to_xla():
     with jax.sharding.use_abstract_mesh(on("tpu", (2, 4, 1))), nn.logical_axis_rules(RULES):
-        assert choose("auto", 8, HEADS, 64, jnp.bfloat16, dropping=False) == "flash"
-        assert choose("auto", 1, HEADS, 64, jnp.bfloat16, dropping=False) == "xla"
+        assert choose("auto", 8, HEADS, 64, jnp.bfloat16, needs_weights=False) == "flash"
+        assert choose("auto", 1, HEADS, 64, jnp.bfloat16, needs_weights=False) == "xla"
