@@ -13,11 +13,9 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
-from data_pipelines.transforms import generator
+from data_pipelines.transforms import generator, stream_seed
 from jaxclone.types import UserError
 
-# The item of a row that only fills up the last batch.
-PADDING = -1
 # Epochs of a sequence that never ends.
 _ENDLESS = np.iinfo(np.int32).max
 
@@ -28,7 +26,7 @@ class Step:
 
     Attributes:
         first: the number in the stream of its first row.
-        items: i64[batch] what each row is made of (a record, a speaker), PADDING for nothing.
+        items: i64[batch] what each row is made of (a record, a speaker).
         size: samples of each row; None where the loader's own crop length holds.
     """
 
@@ -47,36 +45,42 @@ class Shuffled:
     """Items in an order that is new in each epoch, cut into batches.
 
     Batches run on from one epoch into the next, so that each item comes exactly once an epoch.
+
+    Args:
+        items: what there is.
+        batch_size: rows of a step.
+        seed: of the run.
+        name: of the random stream.
     """
 
-    def __init__(
-        self,
-        items: Int[np.ndarray, " n"],
-        batch_size: int,
-        seed: int,
-        epochs: int | None = None,
-        shuffle: bool = True,
-    ):
-        stream = grain.MapDataset.source(items).seed(seed)
-        self._stream = (stream.shuffle() if shuffle else stream).repeat(epochs)
+    def __init__(self, items: Int[np.ndarray, " n"], batch_size: int, seed: int, name: str):
+        stream = grain.MapDataset.source(items).seed(stream_seed(seed, name))
+        self._stream = stream.shuffle().repeat()
         self._batch_size = batch_size
 
     def __len__(self) -> int:
-        return -(-len(self._stream) // self._batch_size)
+        return len(self._stream) // self._batch_size
 
     def __getitem__(self, step: int) -> Step:
         first = step * self._batch_size
-        numbers = range(first, min(first + self._batch_size, len(self._stream)))
-        items = [int(self._stream[number]) for number in numbers]
-        return Step(first, _fill(items, self._batch_size))
+        items = [int(self._stream[first + row]) for row in range(self._batch_size)]
+        return Step(first, np.array(items, np.int64))
 
 
 class Bucketed:
     """Items of similar length together; batches of all lengths in random order.
 
     An item goes to the smallest size that holds it, or to the largest. What does not fill a batch
-    goes on to the next larger size. At the largest it is left out of that epoch when epochs follow
-    without end (the next shuffles others there), else its batch is filled up with PADDING.
+    goes on to the next larger size; at the largest it is left out of that epoch, and the next one
+    shuffles others there.
+
+    Args:
+        items: what there is.
+        n_samples: the length of each.
+        sizes: of the buckets, in samples.
+        batch_size: rows of a step.
+        seed: of the run.
+        name: of the random stream.
     """
 
     def __init__(
@@ -86,23 +90,21 @@ class Bucketed:
         sizes: Sequence[int],
         batch_size: int,
         seed: int,
-        epochs: int | None = None,
-        shuffle: bool = True,
+        name: str,
     ):
         self._sizes = sorted(sizes)
         self._items = items
         self._bucket = np.minimum(np.searchsorted(self._sizes, n_samples), len(sizes) - 1)
         self._batch_size = batch_size
         self._seed = seed
-        self._shuffle = shuffle
-        self._epochs = epochs
-        self._per_epoch = (len(items) + (0 if epochs is None else batch_size - 1)) // batch_size
+        self._name = name
+        self._per_epoch = len(items) // batch_size
         if not self._per_epoch:
             raise UserError(f"{len(items)} recordings do not fill one batch of {batch_size}")
         self._latest = (0, self._batches(0))
 
     def __len__(self) -> int:
-        return self._per_epoch * (_ENDLESS if self._epochs is None else self._epochs)
+        return self._per_epoch * _ENDLESS
 
     def __getitem__(self, step: int) -> Step:
         epoch, place = divmod(step, self._per_epoch)
@@ -111,27 +113,16 @@ class Bucketed:
             batches = self._batches(epoch)
             self._latest = (epoch, batches)
         items, size = batches[place]
-        return Step(step * self._batch_size, _fill(items, self._batch_size), size)
+        return Step(step * self._batch_size, items.astype(np.int64), size)
 
     def _batches(self, epoch: int) -> list[tuple[Int[np.ndarray, " n"], int]]:
         """The items and the size of each batch of an epoch."""
-        rng = generator(self._seed, epoch)
+        rng = generator(self._seed, self._name, epoch)
         batches, left = [], self._items[:0]
         for bucket, size in enumerate(self._sizes):
-            members = self._items[self._bucket == bucket]
-            members = rng.permutation(members) if self._shuffle else members
+            members = rng.permutation(self._items[self._bucket == bucket])
             left = np.concatenate([left, members])
             while len(left) >= self._batch_size:
                 batches.append((left[: self._batch_size], size))
                 left = left[self._batch_size :]
-        if self._shuffle:
-            batches = [batches[i] for i in rng.permutation(len(batches))]
-        if len(left) and self._epochs is not None:
-            batches.append((left, self._sizes[-1]))
-        return batches
-
-
-def _fill(items: Sequence[int] | Int[np.ndarray, " n"], size: int) -> Int[np.ndarray, " {size}"]:
-    """Appends PADDING."""
-    padding = np.full(size - len(items), PADDING, np.int64)
-    return np.concatenate([np.asarray(items, np.int64), padding])
+        return [batches[i] for i in rng.permutation(len(batches))]

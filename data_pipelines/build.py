@@ -11,8 +11,6 @@ import json
 import multiprocessing
 import os
 import re
-import secrets
-import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +23,7 @@ from data_pipelines.manifest import Row, write_manifest
 from data_pipelines.sources import SPLITS
 from jaxclone.audio import io, loudness, pitch
 from jaxclone.audio.spec import AudioSpec
+from jaxclone.files import whole_folder
 from jaxclone.types import UserError
 
 # One record a group: a record is read without its neighbours.
@@ -69,7 +68,7 @@ def build(
     with its F0. Phones are taken from `<recording>.phones.json` beside it, where there is one: a
     list of [symbol, start, end] in seconds. A recording that cannot be used is skipped and named
     in the report. What is written depends on the rows alone, not on the number of processes, and
-    the folder appears whole or not at all.
+    the folder appears whole or not at all: until then, one that it replaces stays.
 
     Args:
         rows: of `sources.find_recordings`, with their splits (`sources.split_rows`); a row
@@ -87,24 +86,20 @@ def build(
             odd name.
     """
     out = Path(out)
-    if out.exists() and not (overwrite and (out / corpus.INFO).is_file()):
-        raise UserError(f"{out} already exists: choose another folder or remove it")
+    _require_free(out, overwrite)
     if not rows:
         raise UserError("there are no recordings to build a corpus of")
     rows = _in_order(rows)
-    partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror}") from None
-    try:
+    with whole_folder(out) as partial:
         report = _write(rows, partial, spec, shards, f0, workers, on_progress)
-        if overwrite:
-            shutil.rmtree(out, ignore_errors=True)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _require_free(out, overwrite)  # still
     return dataclasses.replace(report, folder=out)
+
+
+def _require_free(out: Path, overwrite: bool) -> None:
+    """Raises a UserError when a corpus may not be put there."""
+    if out.exists() and not (overwrite and (out / corpus.INFO).is_file()):
+        raise UserError(f"{out} already exists: choose another folder or remove it")
 
 
 def _in_order(rows: Sequence[Row]) -> list[Row]:
@@ -156,7 +151,7 @@ def _write(
             place[row.split] += 1
             name = os.path.relpath(os.path.abspath(row.path), base)
             if isinstance(result, str):
-                skipped.append((name, result))
+                skipped.append((_printable(name), _printable(result)))
             else:
                 record, n_samples = result
                 writers[row.split, shard].write(record)
@@ -208,9 +203,13 @@ def _results(
 
 def _record(spec: AudioSpec, with_f0: bool, row: Row) -> tuple[bytes, int] | str:
     """The record of a recording and its number of samples, or why it has none."""
+    if row.problem:
+        return row.problem
     try:
         waveform = loudness.normalise(io.read(row.path, spec.sample_rate))
         io.require_seconds(waveform, spec.sample_rate, 1 / spec.frame_rate, row.path)
+        # A recording may be so quiet that nothing of it is left in 16 bits.
+        io.check(io.to_16_bits(waveform) / 32768.0, row.path)
         phones = _phones(Path(row.path), spec.sample_rate, len(waveform))
     except UserError as error:
         return str(error)
@@ -224,10 +223,29 @@ def _phones(recording: Path, sample_rate: int, n_samples: int) -> corpus.Phones 
         return None
     try:
         timed = json.loads(path.read_text(encoding="utf-8"))
-        ends = [
-            (str(symbol), round(start * sample_rate), round(end * sample_rate))
+        phones = [
+            (
+                str(symbol),
+                min(round(start * sample_rate), n_samples),
+                min(round(end * sample_rate), n_samples),
+            )
             for symbol, start, end in timed
         ]
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is not a list of [symbol, start, end]") from error
-    return [(symbol, min(a, n_samples), min(b, n_samples)) for symbol, a, b in ends]
+        "".join(symbol for symbol, _, _ in phones).encode()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        raise UserError(f"{path} is not a list of [symbol, start, end]") from None
+    for symbol, start, end in phones:
+        if not 0 <= start <= end:
+            raise UserError(f"{path}: {symbol!r} starts before 0 or ends before it starts")
+    return phones
+
+
+def _printable(text: str) -> str:
+    r"""A text with the name of a file, in which bytes that are not UTF-8 are spelled out.
+
+    >>> _printable("caf\udce9.wav")
+    'caf\\xe9.wav'
+    """
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")

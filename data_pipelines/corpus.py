@@ -13,6 +13,8 @@ A record is a msgpack map of `audio` (16-bit FLAC), `f0` (little-endian f32 byte
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -183,6 +185,13 @@ class Corpus:
     def splits(self) -> tuple[str, ...]:
         """Names of its parts."""
         return tuple(self._info["splits"])
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A name that no corpus of other recordings has, and that a copy of this one keeps."""
+        spec = json.dumps(dataclasses.asdict(self.spec), sort_keys=True)
+        manifest = (self.folder / MANIFEST).read_bytes()
+        return hashlib.blake2b(spec.encode() + manifest, digest_size=8).hexdigest()
 
     @property
     def has_f0(self) -> bool:

@@ -9,6 +9,7 @@ in what it sees.
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import grain
@@ -21,7 +22,7 @@ from data_pipelines.corpus import Corpus
 from data_pipelines.readers import CropReader, EpisodeReader, Recordings
 from data_pipelines.units import Units
 from jaxclone.audio.spec import AudioSpec
-from jaxclone.types import Batch, Episode, UserError
+from jaxclone.types import Batch, Episode, UserError, require_positive
 
 # Splits up to this many bytes of 16-bit samples are decoded once and kept.
 _CACHE_BYTES = 1 << 29
@@ -60,6 +61,10 @@ class CropConfig:
     workers: int = 0
     prefetch: int = 8
 
+    def __post_init__(self) -> None:
+        require_positive(self, "batch_size", "crop_seconds", "buckets")
+        require_positive(self, "reference_seconds", "workers", "prefetch", or_zero=True)
+
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeConfig:
@@ -87,6 +92,10 @@ class EpisodeConfig:
     workers: int = 0
     prefetch: int = 8
 
+    def __post_init__(self) -> None:
+        require_positive(self, "batch_size", "support", "query", "crop_seconds")
+        require_positive(self, "workers", "prefetch", or_zero=True)
+
 
 class Loader:
     """Iterates over this process's part of each global batch, as arrays of numpy.
@@ -101,6 +110,7 @@ class Loader:
         reader: CropReader | EpisodeReader,
         identity: dict[str, Any],
         *,
+        folder: Path,
         epoch_size: int,
         process_index: int,
         process_count: int,
@@ -112,6 +122,7 @@ class Loader:
             grain.MapDataset.source(order).map(_Part(process_index, process_count)).map(reader)
         )
         self._identity = identity
+        self._folder = folder
         self._workers = workers
         self._prefetch = prefetch
         self._step = 0
@@ -141,9 +152,14 @@ class Loader:
         """Continues where `get_state` was called.
 
         Raises:
-            UserError: the state is of other data, another seed or batch size, so that continuing
-                would repeat some examples and leave out others.
+            UserError: the state is of another corpus, seed or batch size, so that continuing would
+                repeat some examples and leave out others.
         """
+        if state.get("corpus") != self._identity["corpus"]:
+            raise UserError(
+                f"the corpus {self._folder} is not the one that this run was trained on; continue "
+                "with that one (it may have moved), or start a new run"
+            )
         for name, mine in self._identity.items():
             if state.get(name) != mine:
                 raise UserError(
@@ -183,14 +199,11 @@ def make_loader(
     *,
     process_index: int | None = None,
     process_count: int | None = None,
-    epochs: int | None = None,
-    shuffle: bool = True,
 ) -> Loader:
-    """The loader of a split.
+    """The loader of a split: without end, in a new order each epoch.
 
     Rows of the global batch are the same for every number of processes, each having a contiguous
-    part. With `epochs`, the last batch is filled up with rows of length 0 (speaker -1), and each
-    recording is there; without, there is no last batch, and batches run on into the next epoch.
+    part. Batches run on from one epoch into the next.
 
     Args:
         config: what to read; `CropConfig` gives `Batch`es, `EpisodeConfig` `Episode`s.
@@ -198,8 +211,6 @@ def make_loader(
         seed: of the order, crops and choices.
         process_index: which part of the batch is ours; None for this JAX process.
         process_count: parts; None for the number of JAX processes.
-        epochs: times to go through the split; None for without end.
-        shuffle: in a new order each epoch.
 
     Raises:
         UserError: no such corpus or split, another AudioSpec, nothing that fits the config, or a
@@ -226,30 +237,36 @@ def make_loader(
     if isinstance(config, CropConfig) and config.units:
         units = Units(corpus, config.units, config.split)
     recordings = Recordings(corpus, records, config.f0, keep, units)
+    # What is validated on is drawn by itself, whatever is trained on.
+    order_name, crop_name = (f"{config.split}/{what}" for what in ("order", "crops"))
     order: Shuffled | Bucketed
     reader: CropReader | EpisodeReader
     if isinstance(config, EpisodeConfig):
-        if min(config.support, config.query) < 1:
-            raise UserError("an episode needs at least one support and one query crop")
         items = np.unique(corpus.speaker[records]).astype(np.int64)
-        order = Shuffled(items, config.batch_size, seed, epochs, shuffle)
-        reader = EpisodeReader(recordings, seed, size, config.support, config.query)
+        order = Shuffled(items, config.batch_size, seed, order_name)
+        reader = EpisodeReader(recordings, seed, crop_name, size, config.support, config.query)
     else:
         items = records
         if config.buckets:
             sizes = [_samples(seconds, spec, "buckets") for seconds in config.buckets]
             lengths = corpus.n_samples[records]
-            order = Bucketed(items, lengths, sizes, config.batch_size, seed, epochs, shuffle)
+            order = Bucketed(items, lengths, sizes, config.batch_size, seed, order_name)
         else:
-            order = Shuffled(items, config.batch_size, seed, epochs, shuffle)
+            order = Shuffled(items, config.batch_size, seed, order_name)
         reference = config.reference_seconds and _samples(
             config.reference_seconds, spec, "reference_seconds"
         )
-        reader = CropReader(recordings, seed, size, int(reference))
+        reader = CropReader(recordings, seed, crop_name, size, int(reference))
     return Loader(
         order,
         reader,
-        {"seed": seed, "batch_size": config.batch_size, "epoch_size": len(items)},
+        {
+            "corpus": corpus.digest,
+            "seed": seed,
+            "batch_size": config.batch_size,
+            "epoch_size": len(items),
+        },
+        folder=corpus.folder,
         epoch_size=len(items),
         process_index=process_index,
         process_count=process_count,

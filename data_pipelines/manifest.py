@@ -33,6 +33,7 @@ class Row:
         sample_rate: Hz; 0 when unknown.
         split: "train", "valid", "test", or "" when not assigned.
         extra: the other columns of the manifest, as text.
+        problem: why the recording cannot be used, as far as that is known; "" for nothing.
     """
 
     path: str
@@ -43,6 +44,7 @@ class Row:
     sample_rate: int = 0
     split: str = ""
     extra: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    problem: str = ""
 
     @property
     def is_speech(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from data_pipelines.batching import PADDING, Step
+from data_pipelines.batching import Step
 from data_pipelines.corpus import Corpus
 from data_pipelines.episodes import draw_episode
 from data_pipelines.transforms import Take, crop_start, elsewhere, generator, pad_to
@@ -85,19 +85,6 @@ class Recordings:
             fields["units"] = pad_to(units.astype(np.int32), size // hop, NO_UNIT)
         return fields
 
-    def nothing(self, size: int) -> Fields:
-        """Fields of a row that only fills up a batch."""
-        fields = {
-            "waveform": np.zeros(size, np.float32),
-            "length": np.int32(0),
-            "speaker": np.int32(-1),
-        }
-        if self._f0:
-            fields["f0"] = np.zeros(size // self.spec.hop_length, np.float32)
-        if self._units is not None:
-            fields["units"] = np.full(size // self.spec.hop_length, NO_UNIT, np.int32)
-        return fields
-
     def _decoded(self, record: int) -> tuple[np.ndarray, np.ndarray | None]:
         """The samples (i16 when kept, else f32) and F0 of a recording."""
         if record in self._kept:
@@ -118,12 +105,14 @@ class CropReader:
     Attributes:
         recordings: what the records are.
         seed: of the run.
+        name: of the random stream.
         size: samples of a crop where the step does not say.
         reference_size: samples of a crop of another recording of the same speaker; 0 for none.
     """
 
     recordings: Recordings
     seed: int
+    name: str
     size: int
     reference_size: int
 
@@ -133,18 +122,13 @@ class CropReader:
         return _batch(rows)
 
     def _row(self, number: int, record: int, size: int) -> Fields:
-        if record == PADDING:
-            fields = self.recordings.nothing(size)
-            reference = self.recordings.nothing(self.reference_size)
-        else:
-            rng = generator(self.seed, number)
-            hop = self.recordings.spec.hop_length
-            take = self.recordings.whole(record)
-            start = crop_start(rng, take, size, hop)
-            fields = self.recordings.crop(take, start, size)
-            reference = self._reference(rng, take, start)
+        rng = generator(self.seed, self.name, number)
+        take = self.recordings.whole(record)
+        start = crop_start(rng, take, size, self.recordings.spec.hop_length)
+        fields = self.recordings.crop(take, start, size)
         fields["example"] = np.int32(number)
         if self.reference_size:
+            reference = self._reference(rng, take, start)
             fields["reference"] = reference["waveform"]
             fields["reference_length"] = reference["length"]
         return fields
@@ -168,6 +152,7 @@ class EpisodeReader:
     Attributes:
         recordings: of all speakers.
         seed: of the run.
+        name: of the random stream.
         size: samples of a crop.
         support: crops to adapt on.
         query: crops to measure on.
@@ -175,6 +160,7 @@ class EpisodeReader:
 
     recordings: Recordings
     seed: int
+    name: str
     size: int
     support: int
     query: int
@@ -196,17 +182,14 @@ class EpisodeReader:
     def _task(self, number: int, speaker: int) -> list[Fields]:
         """The crops of one speaker, the support's first."""
         shots = self.support + self.query
-        if speaker == PADDING:
-            crops = [self.recordings.nothing(self.size) for _ in range(shots)]
-        else:
-            rng = generator(self.seed, number)
-            hop = self.recordings.spec.hop_length
-            takes = self.recordings.of_speaker(speaker)
-            support, query = draw_episode(rng, takes, self.support, self.query, hop)
-            crops = [
-                self.recordings.crop(take, crop_start(rng, take, self.size, hop), self.size)
-                for take in support + query
-            ]
+        rng = generator(self.seed, self.name, number)
+        hop = self.recordings.spec.hop_length
+        takes = self.recordings.of_speaker(speaker)
+        support, query = draw_episode(rng, takes, self.support, self.query, hop)
+        crops = [
+            self.recordings.crop(take, crop_start(rng, take, self.size, hop), self.size)
+            for take in support + query
+        ]
         for shot, crop in enumerate(crops):
             crop["example"] = np.int32(number * shots + shot)
         return crops

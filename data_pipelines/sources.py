@@ -16,6 +16,8 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 SPLITS = ("train", "valid", "test")
 # Of the recordings of training voices, the part that `valid` gets at least.
 _VALID_FRACTION = 0.05
+# Letters of a text file that is no transcript of a recording.
+_TOO_LONG = 100_000
 
 
 def find_recordings(
@@ -25,7 +27,8 @@ def find_recordings(
 
     A folder that holds a `manifest.tsv` has what that lists. In any other, recordings lie in
     `FOLDER/<speaker>/`, at any depth; those directly in the folder have no known speaker, and
-    a `.txt` file of the same name beside a recording is its text.
+    a `.txt` file of the same name beside a recording is its text. Where that cannot be read, or a
+    name is not in UTF-8, the row says so in `Row.problem`.
 
     Rows in which nobody speaks (`Row.is_speech`: the manifest gives their language as "-" or
     "zxx", as it is for noises and impulse responses) are left out.
@@ -127,10 +130,31 @@ def _walk(folder: Path) -> list[Row]:
         if path.suffix.lower() not in AUDIO_SUFFIXES or not path.is_file():
             continue
         parts = path.relative_to(folder).parts
-        transcript = path.with_suffix(".txt")
-        text = " ".join(transcript.read_text("utf-8").split()) if transcript.is_file() else ""
-        rows.append(Row(str(path), speaker=parts[0] if len(parts) > 1 else "", text=text))
+        row = Row(str(path), speaker=parts[0] if len(parts) > 1 else "")
+        try:
+            "/".join(parts).encode()
+            row = dataclasses.replace(row, text=_transcript(path.with_suffix(".txt")))
+        except UnicodeEncodeError:
+            row = dataclasses.replace(row, problem=f"{path}: its name is not in UTF-8")
+        except UserError as error:
+            row = dataclasses.replace(row, problem=str(error))
+        rows.append(row)
     return rows
+
+
+def _transcript(path: Path) -> str:
+    """What a text file says, on one line; "" when there is none."""
+    if not path.is_file():
+        return ""
+    try:
+        text = " ".join(path.read_text("utf-8").split())
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a text in UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    if len(text) > _TOO_LONG:
+        raise UserError(f"{path} is no transcript of a recording: it has {len(text)} letters")
+    return text
 
 
 def _select(rows: list[Row], column: str, wanted: tuple[str, ...]) -> list[Row]:
@@ -151,7 +175,9 @@ def _key(text: str) -> str:
 
 def _rank(seed: int, name: str) -> bytes:
     """A place in an order that is random but the same everywhere."""
-    return hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
+    return hashlib.blake2b(
+        f"{seed}/{name}".encode(errors="surrogateescape"), digest_size=8
+    ).digest()
 
 
 def _held_out_voices(by_speaker: Mapping[str, list[Row]], seed: int, count: int) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 
 import numpy as np
 from jaxtyping import Shaped
@@ -23,9 +24,28 @@ class Take:
     high: int
 
 
-def generator(seed: int, number: int) -> np.random.Generator:
-    """The random numbers of one example: a function of the run's seed and the example's number."""
-    return np.random.Generator(np.random.Philox(key=np.array([seed, number], np.uint64)))
+def stream_seed(seed: int, name: str, bits: int = 31) -> int:
+    """The seed of a named random stream: no two names share one, nor do two seeds."""
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> (64 - bits)
+
+
+def generator(seed: int, name: str, number: int) -> np.random.Generator:
+    """Random numbers that are a function of the run's seed, what they are for, and a number.
+
+    >>> draws = {
+    ...     generator(0, name, n).integers(10**9) for name in ("order", "crop") for n in (0, 1)
+    ... }
+    >>> len(draws)
+    4
+
+    Args:
+        seed: of the run.
+        name: of the stream: what is drawn.
+        number: which draw of the stream this is: of an example, an epoch.
+    """
+    key = np.array([stream_seed(seed, name, bits=64), number], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
 
 
 def crop_start(rng: np.random.Generator, take: Take, size: int, hop_length: int) -> int:
@@ -33,7 +53,7 @@ def crop_start(rng: np.random.Generator, take: Take, size: int, hop_length: int)
 
     Crops start on frames, so that what is known by frame (F0) is cut in step.
 
-    >>> crop_start(generator(0, 0), Take(0, 640, 1000), 2000, 320)
+    >>> crop_start(generator(0, "crop", 0), Take(0, 640, 1000), 2000, 320)
     640
     """
     spare = max(0, take.high - take.low - size) // hop_length
@@ -47,7 +67,7 @@ def elsewhere(
 
     Anywhere without overlap if there is room, else at the end that is farther from `start`.
 
-    >>> elsewhere(generator(0, 0), 5000, 0, 3000, 1000)
+    >>> elsewhere(generator(0, "crop", 0), 5000, 0, 3000, 1000)
     2000
     """
     last = max(0, n_samples - size) // hop_length

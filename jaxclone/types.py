@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -24,6 +25,28 @@ Metrics = dict[str, Any]
 
 class UserError(ValueError):
     """A mistake of the user's, told in one line; the command line prints it and exits with 1."""
+
+
+def require_positive(config: Any, *names: str, or_zero: bool = False) -> None:
+    """Raises a UserError when a field of a configuration is no finite number above zero.
+
+    Args:
+        config: a dataclass, in its `__post_init__`.
+        names: its fields; each item counts of one that holds several, None is left to pass.
+        or_zero: zero will do too.
+
+    >>> from types import SimpleNamespace
+    >>> require_positive(SimpleNamespace(seconds=0.0), "seconds", or_zero=True)
+    >>> require_positive(SimpleNamespace(seconds=0.0), "seconds")
+    Traceback (most recent call last):
+    jaxclone.types.UserError: seconds must be above 0, got 0.0
+    """
+    for name in names:
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is None or 0 < number < math.inf or (or_zero and number == 0):
+                continue
+            raise UserError(f"{name} must be {'0 or more' if or_zero else 'above 0'}, got {number}")
 
 
 class Batch(struct.PyTreeNode):

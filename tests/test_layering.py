@@ -17,7 +17,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 # as long as no cycle comes of it.
 ROWS = [
     {"types"},
-    {"config", "rng", "tensors", "tree"},
+    {"config", "files", "rng", "tensors", "tree"},
     {"audio"},
     {"nn"},
     {"models"},
@@ -30,7 +30,7 @@ ROWS = [
 ]
 ROW = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 DATA = "data_pipelines"
-DATA_MAY_IMPORT = {"audio", "types", "rng"}
+DATA_MAY_IMPORT = {"audio", "files", "types", "rng"}
 # Slow to load, or installed by an extra alone: imported by the function that needs it.
 HEAVY = {
     "espeakng_loader",

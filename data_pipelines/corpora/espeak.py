@@ -253,7 +253,7 @@ def _plan(voice: int, seed: int, scale: Scale) -> list[_Utterance]:
     """What a voice says."""
     size = _SIZES[scale]
     language = VOICES[voice].language
-    rng = generator(seed, voice)
+    rng = generator(seed, "espeak/plan", voice)
     if voice < len(VOICES) - HELD_OUT:
         parts = [
             ("en", sentences.TRAIN, size.train, "train", ""),
@@ -282,7 +282,7 @@ def _speak(
 ) -> list[Row]:
     """Writes all recordings of one voice."""
     voice = VOICES[utterances[0].voice]
-    rng = generator(seed, len(VOICES) + utterances[0].voice)
+    rng = generator(seed, "espeak/speech", utterances[0].voice)
     job = {
         **program,
         "sentences": [

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import soundfile
 import soxr
-from jaxtyping import Float
+from jaxtyping import Float, Int16
 
 from jaxclone.types import UserError
 
@@ -126,6 +126,15 @@ def write(
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
 
 
+def to_16_bits(waveform: Float[np.ndarray, " t"]) -> Int16[np.ndarray, " t"]:
+    """The samples that a 16-bit file holds of a waveform in [-1, 1]; beyond, they are clipped.
+
+    >>> to_16_bits(np.array([0.5, -1.0, 1.0, 1e-6], np.float32)).tolist()
+    [16384, -32768, 32767, 0]
+    """
+    return np.clip(np.rint(waveform * 32768.0), -32768, 32767).astype(np.int16)
+
+
 def encode_flac(waveform: Float[np.ndarray, " t"], sample_rate: int) -> bytes:
     """A mono waveform in [-1, 1] as 16-bit FLAC; `decode` gives it back to within half a step."""
     return _encode(waveform, sample_rate, "FLAC")
@@ -143,7 +152,7 @@ def decode(data: bytes) -> Float[np.ndarray, " t"]:
 def _encode(waveform: np.ndarray, sample_rate: int, container: str) -> bytes:
     # Scaled here rather than by libsndfile, which multiplies by 32767 and divides by 32768: a
     # recording that is read and written again must not change.
-    pcm = np.clip(np.rint(np.asarray(waveform) * 32768.0), -32768, 32767).astype(np.int16)
+    pcm = to_16_bits(np.asarray(waveform))
     buffer = io.BytesIO()
     soundfile.write(buffer, pcm, sample_rate, format=container, subtype="PCM_16")
     return buffer.getvalue()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from jaxclone.types import UserError
+from jaxclone.types import UserError, require_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,8 @@ class AudioSpec:
     floor: float = 1e-5
 
     def __post_init__(self) -> None:
+        require_positive(self, "sample_rate", "n_mels", "floor")
+        require_positive(self, "fmin", or_zero=True)
         if not 0 < self.hop_length <= self.win_length <= self.n_fft:
             raise UserError(
                 "AudioSpec needs 0 < hop_length <= win_length <= n_fft, got "
@@ -46,8 +48,12 @@ class AudioSpec:
             )
         if (self.n_fft - self.hop_length) % 2:
             raise UserError("AudioSpec needs n_fft - hop_length to be even")
-        if self.fmax is not None and not self.fmin < self.fmax <= self.sample_rate / 2:
-            raise UserError(f"AudioSpec needs fmin < fmax <= sample_rate / 2, got fmax={self.fmax}")
+        highest = self.sample_rate / 2
+        if not self.fmin < (highest if self.fmax is None else self.fmax) <= highest:
+            raise UserError(
+                "AudioSpec needs fmin < fmax <= sample_rate / 2, got "
+                f"fmin={self.fmin:g}, fmax={self.fmax}, sample_rate={self.sample_rate}"
+            )
 
     @property
     def frame_rate(self) -> float:

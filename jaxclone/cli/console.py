@@ -11,8 +11,11 @@ from tqdm import tqdm
 
 @contextlib.contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar as a function of (done, in all); on a terminal it disappears when done."""
-    with tqdm(desc=what, leave=False, file=sys.stderr, mininterval=0.5) as bar:
+    """A progress bar as a function of (done, in all); on a terminal it disappears when done.
+
+    It is drawn at the first call, so that what fails at once leaves its one line alone.
+    """
+    with tqdm(desc=what, leave=False, file=sys.stderr, mininterval=0.5, delay=1e-3) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total

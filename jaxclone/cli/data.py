@@ -18,6 +18,7 @@ from jaxclone.audio.spec import AudioSpec
 from jaxclone.cli.console import progress, say
 from jaxclone.cli.options import choose, parse
 from jaxclone.config import UsageError
+from jaxclone.types import require_positive
 
 VERBS = {
     "build": "a folder of recordings to a corpus, ready to train on",
@@ -47,7 +48,7 @@ class BuildOptions:
         audio: how sound becomes frames.
         shards: files a split.
         overwrite: replace a corpus that is already there.
-        workers: processes; by default one a CPU core.
+        workers: processes; by default, or with 0, one a CPU core.
         scale: how much of the embedded corpus.
     """
 
@@ -62,6 +63,10 @@ class BuildOptions:
     overwrite: bool = False
     workers: int | None = None
     scale: espeak.Scale = "demo"
+
+    def __post_init__(self) -> None:
+        require_positive(self, "shards")
+        require_positive(self, "held_out_speakers", "held_out_texts", "workers", or_zero=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-import secrets
-import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +24,7 @@ from jaxclone import __version__, rng
 from jaxclone.adapt.enroll import AdaptConfig
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.config import from_data, to_data
+from jaxclone.files import whole_folder
 from jaxclone.models.converter import ConverterConfig
 from jaxclone.models.speaker import SpeakerEncoderConfig
 from jaxclone.models.vocoder import GeneratorConfig, make_generator
@@ -180,23 +179,10 @@ def save_bundle(
         **({"origins": dict(origins)} if origins else {}),
     }
     text = card if isinstance(card, str) else card.render(configs, audio)
-    mark = secrets.token_hex(4)
-    new, old = (folder.with_name(f".{folder.name}.{kind}.{mark}") for kind in ("new", "old"))
-    try:
-        new.mkdir(parents=True)
+    with whole_folder(folder) as new:
         save_tensors(new / _WEIGHTS, meta.unbox(dict(models)))
         (new / _CONFIG).write_text(json.dumps(description, indent=2) + "\n", "utf-8")
         (new / _CARD).write_text(text, "utf-8")
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}") from error
-    finally:
-        if old.is_dir() and not folder.exists():
-            old.rename(folder)
-        for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def load_bundle(*folders: str | Path) -> Bundle:

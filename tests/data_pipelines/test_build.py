@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -95,6 +96,64 @@ def test_bad_recordings_are_skipped_and_named(folder: Path, tmp_path: Path) -> N
     assert len(Corpus.open(tmp_path / "out")) == 2
 
 
+@pytest.mark.parametrize(
+    ("phones", "message"),
+    [
+        ('[["a", 0.0, Infinity]]', "is not a list of [symbol, start, end]"),
+        ('[["a", NaN, 1.0]]', "is not a list of [symbol, start, end]"),
+        ('[["\\ud800", 0.0, 1.0]]', "is not a list of [symbol, start, end]"),
+        ("[" * 100_000, "is not a list of [symbol, start, end]"),
+        ('[["a", -1e300, 1.0]]', "'a' starts before 0 or ends before it starts"),
+        ('[["a", 0.5, 0.2]]', "'a' starts before 0 or ends before it starts"),
+    ],
+)
+def test_bad_phones(folder: Path, tmp_path: Path, phones: str, message: str) -> None:
+    shutil.copytree(folder / "pitch90", tmp_path / "in" / "ann")
+    (tmp_path / "in" / "ann" / "1.phones.json").write_text(phones)
+    report = build(find_recordings(tmp_path / "in"), tmp_path / "out", SPEC, f0=False)
+    ((name, reason),) = report.skipped
+    assert name == "1.flac"
+    assert message in reason
+    assert len(Corpus.open(tmp_path / "out")) == 2
+
+
+def test_bad_names_and_texts(folder: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    shutil.copytree(folder / "pitch90", source / "ann")
+    (source / "ann" / "1.txt").write_bytes("café".encode("latin-1"))
+    (source / "ann" / "2.txt").write_text("word " * 50_000)
+    foreign = os.fsdecode(b"Ren\xe9")
+    shutil.copytree(folder / "pitch130", source / foreign)
+    io.write(source / "ann" / f"{foreign}.wav", np.full(16_000, 0.5, np.float32), 16_000)
+    rows = split_rows(find_recordings(source), 0, held_out_speakers=0, held_out_texts=0)
+    report = build(rows, tmp_path / "out", SPEC, f0=False)
+    assert sum(report.recordings.values()) == 1
+    reasons = dict(report.skipped)
+    assert set(reasons) == {
+        "ann/1.flac",
+        "ann/2.flac",
+        r"ann/Ren\xe9.wav",
+        *(rf"Ren\xe9/{take}.flac" for take in range(3)),
+    }
+    assert reasons["ann/1.flac"].endswith("ann/1.txt is not a text in UTF-8")
+    assert "is no transcript of a recording: it has 249999 letters" in reasons["ann/2.flac"]
+    assert reasons[r"Ren\xe9/0.flac"].endswith(r"in/Ren\xe9/0.flac: its name is not in UTF-8")
+    assert len(Corpus.open(tmp_path / "out")) == 1
+
+
+def test_what_sixteen_bits_do_not_hold_is_silence(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "pitch90", tmp_path / "in" / "ann")
+    waveform = io.read(folder / "pitch90" / "0.flac", 16_000)
+    for name, gain in (("gone", 1e-30), ("faint", 1e-4)):
+        path = tmp_path / "in" / "ann" / f"{name}.wav"
+        soundfile.write(path, waveform * np.float32(gain), 16_000, subtype="FLOAT")
+    report = build(find_recordings(tmp_path / "in"), tmp_path / "out", SPEC, f0=False)
+    ((name, reason),) = report.skipped
+    assert name == "gone.wav"
+    assert "is silent" in reason
+    assert report.recordings == {"train": 4}
+
+
 def test_nothing_usable(tmp_path: Path) -> None:
     (tmp_path / "in" / "ann").mkdir(parents=True)
     (tmp_path / "in" / "ann" / "a.wav").write_text("this is no audio")
@@ -132,6 +191,36 @@ def test_existing_folder(folder: Path, corpus: Path, tmp_path: Path) -> None:
         build(rows, tmp_path / "out", SPEC)
     build(rows[:2], tmp_path / "out", SPEC, overwrite=True)
     assert len(Corpus.open(tmp_path / "out")) == 2
+
+
+def test_a_corpus_is_not_lost_when_its_successor_cannot_take_its_place(
+    folder: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(corpus, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if target == tmp_path / "out" and ".new." in self.name:
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(UserError, match="out cannot be written: Input/output error"):
+        build(find_recordings(folder)[:2], tmp_path / "out", SPEC, f0=False, overwrite=True)
+    assert contents(tmp_path / "out") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_came_meanwhile_stays(folder: Path, tmp_path: Path) -> None:
+    def meanwhile(done: int, total: int) -> None:
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / "mine").touch()
+
+    rows = find_recordings(folder)[:2]
+    with pytest.raises(UserError, match="out already exists"):
+        build(rows, tmp_path / "out", SPEC, f0=False, on_progress=meanwhile)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine"]
 
 
 def test_splits_and_odd_rows(folder: Path, tmp_path: Path) -> None:

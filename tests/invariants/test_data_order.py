@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.build import build
+from data_pipelines.corpus import Corpus
 from data_pipelines.loader import CropConfig, EpisodeConfig, Loader, make_loader
 from data_pipelines.manifest import Row
 from jaxclone.audio import io
@@ -139,6 +141,50 @@ def test_examples_are_numbered_without_gap(config: CropConfig | EpisodeConfig) -
     batches = steps(loaders(config, 2), 9)
     found = sorted(int(n) for batch in batches for n in numbers(batch))
     assert found == list(range(len(found)))
+
+
+def test_splits_and_uses_have_random_numbers_of_their_own(tmp_path: Path, speech) -> None:
+    rows = []
+    for number in range(16):
+        path = tmp_path / f"{number}.wav"
+        io.write(path, np.roll(speech, 1000 * number), SPEC.sample_rate)
+        rows.append(Row(str(path), split=("train", "valid")[number % 2]))
+    build(rows, tmp_path / "corpus", SPEC, f0=False, workers=1)
+    opened = Corpus.open(tmp_path / "corpus")
+    found = []
+    for split in ("train", "valid"):
+        config = CropConfig(str(tmp_path / "corpus"), split, batch_size=8, crop_seconds=1.0)
+        (batch,) = steps(loaders(config, 1), 1)
+        waveforms = [opened[int(record)]["waveform"] for record in opened.indices(split)]
+        where = [
+            (place, start)
+            for crop in batch.waveform
+            for place, waveform in enumerate(waveforms)
+            for start in range(0, 16_001, SPEC.hop_length)
+            if np.array_equal(waveform[start : start + 16_000], crop)
+        ]
+        assert len(where) == 8
+        found.append(where)
+    (places, starts), (other_places, other_starts) = (zip(*where, strict=True) for where in found)
+    assert places != other_places
+    assert starts != other_starts
+
+
+def test_state_of_another_corpus_is_refused(corpus: Path, tmp_path: Path) -> None:
+    config = CropConfig(str(corpus), batch_size=4)
+    (loader,) = loaders(config, 1)
+    state = loader.get_state()
+    moved = shutil.copytree(corpus, tmp_path / "moved")
+    (loader,) = loaders(dataclasses.replace(config, corpus=str(moved)), 1)
+    loader.set_state(state)
+    rows = [
+        dataclasses.replace(row, path=str(corpus.parent / row.path), speaker=f"other{row.speaker}")
+        for row in Corpus.open(corpus).table
+    ]
+    build(rows, tmp_path / "other", SPEC, workers=1)
+    (loader,) = loaders(dataclasses.replace(config, corpus=str(tmp_path / "other")), 1)
+    with pytest.raises(UserError, match=r"other is not the one that this run was trained on; "):
+        loader.set_state(state)
 
 
 def test_state_of_other_data_is_refused(corpus: Path) -> None:
