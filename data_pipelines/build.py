@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from data_pipelines import corpus
@@ -26,6 +27,8 @@ from jaxclone.audio.spec import AudioSpec
 from jaxclone.files import whole_folder
 from jaxclone.types import UserError
 
+# From the path of a row and a sample rate to a mono waveform, raising UserError.
+Reader = Callable[[str, int], np.ndarray]
 # One record a group: a record is read without its neighbours.
 _WRITER_OPTIONS = "group_size:1"
 # Below this many recordings, starting processes takes longer than they save.
@@ -60,6 +63,7 @@ def build(
     f0: bool = True,
     overwrite: bool = False,
     workers: int | None = None,
+    read: Reader = io.read,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> BuildReport:
     """Builds a corpus from recordings.
@@ -79,6 +83,7 @@ def build(
         f0: also analyse F0.
         overwrite: replace a corpus that is already in `out`.
         workers: processes; None for one a CPU core.
+        read: reads a row's path at a sample rate; other processes get a copy of it.
         on_progress: called with (recordings done, recordings in all).
 
     Raises:
@@ -91,7 +96,8 @@ def build(
         raise UserError("there are no recordings to build a corpus of")
     rows = _in_order(rows)
     with whole_folder(out) as partial:
-        report = _write(rows, partial, spec, shards, f0, workers, on_progress)
+        record = functools.partial(_record, spec, f0, read)
+        report = _write(rows, partial, spec, shards, f0, workers, record, on_progress)
         _require_free(out, overwrite)  # still
     return dataclasses.replace(report, folder=out)
 
@@ -123,6 +129,7 @@ def _write(
     shards: int,
     f0: bool,
     workers: int | None,
+    record_of: Callable[[Row], tuple[bytes, int] | str],
     on_progress: Callable[[int, int], None] | None,
 ) -> BuildReport:
     sizes = collections.Counter(row.split for row in rows)
@@ -145,7 +152,7 @@ def _write(
             for split, count in n_shards.items()
             for shard in range(count)
         }
-        results = stack.enter_context(_results(rows, functools.partial(_record, spec, f0), workers))
+        results = stack.enter_context(_results(rows, record_of, workers))
         for done, (row, result) in enumerate(zip(rows, results, strict=True), start=1):
             shard = place[row.split] * n_shards[row.split] // sizes[row.split]
             place[row.split] += 1
@@ -201,12 +208,12 @@ def _results(
         pool.shutdown(cancel_futures=True)
 
 
-def _record(spec: AudioSpec, with_f0: bool, row: Row) -> tuple[bytes, int] | str:
+def _record(spec: AudioSpec, with_f0: bool, read: Reader, row: Row) -> tuple[bytes, int] | str:
     """The record of a recording and its number of samples, or why it has none."""
     if row.problem:
         return row.problem
     try:
-        waveform = loudness.normalise(io.read(row.path, spec.sample_rate))
+        waveform = loudness.normalise(read(row.path, spec.sample_rate))
         io.require_seconds(waveform, spec.sample_rate, 1 / spec.frame_rate, row.path)
         # A recording may be so quiet that nothing of it is left in 16 bits.
         io.check(io.to_16_bits(waveform) / 32768.0, row.path)

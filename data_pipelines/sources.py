@@ -51,7 +51,16 @@ def find_recordings(
         raise UserError(
             f"{folder}: no recordings found (looked for manifest.tsv and <speaker>/*.{{{kinds}}})"
         )
-    for column, wanted in (where or {}).items():
+    return select_rows(rows, where or {})
+
+
+def select_rows(rows: list[Row], where: Mapping[str, str | Sequence[str]]) -> list[Row]:
+    """The rows whose column has one of the values, for each column named.
+
+    Raises:
+        UserError: there is no such column, or no row that has the value.
+    """
+    for column, wanted in where.items():
         rows = _select(rows, column, (wanted,) if isinstance(wanted, str) else tuple(wanted))
     return rows
 

@@ -37,6 +37,7 @@ HEAVY = {
     "matplotlib",
     "pyworld",
     "resemblyzer",
+    "tensorflow_datasets",
     "torch",
     "transformers",
     "wandb",

@@ -51,10 +51,22 @@ def read(path: str | os.PathLike[str], sample_rate: int) -> Float[np.ndarray, " 
         raise UserError(f"{path} is a folder, not a recording") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    samples, rate = _decode(data, str(path))
+    return read_bytes(data, sample_rate, str(path))
+
+
+def read_bytes(data: bytes, sample_rate: int, name: str) -> Float[np.ndarray, " t"]:
+    """Reads the bytes of a recording as `read` does its file; `name` is what messages call it."""
+    samples, rate = _decode(data, name)
+    return prepare(samples, rate, sample_rate, name)
+
+
+def prepare(
+    samples: Float[np.ndarray, "t channels"], from_rate: int, to_rate: int, name: str
+) -> Float[np.ndarray, " t2"]:
+    """Samples of a recording as `read` returns them; `name` is what messages call it."""
     waveform = samples.mean(axis=1)
-    check(waveform, str(path))
-    return _to_unit_range(resample(waveform, rate, sample_rate))
+    check(waveform, name)
+    return _to_unit_range(resample(waveform, from_rate, to_rate))
 
 
 def check(waveform: Float[np.ndarray, " t"], name: str) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import tyro
 
-from data_pipelines.build import build
-from data_pipelines.corpora import espeak
+from data_pipelines.build import Reader, build
+from data_pipelines.corpora import espeak, tfds
 from data_pipelines.corpus import Corpus
-from data_pipelines.sources import find_recordings, split_rows
+from data_pipelines.sources import find_recordings, select_rows, split_rows
+from jaxclone.audio import io
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.cli.console import progress, say
 from jaxclone.cli.options import choose, parse
@@ -37,8 +38,10 @@ class BuildOptions:
     that cannot be read is left out, counted and named.
 
     Attributes:
-        source: the folder, or `embedded` for the synthetic corpus that jaxclone makes by itself,
-            whose voices and sentences are held out already.
+        source: the folder; or `embedded` for the synthetic corpus that jaxclone makes by itself,
+            whose voices and sentences are held out already; or `tfds:NAME[/CONFIG][:SPLIT]` for
+            speech that TensorFlow Datasets has prepared in ArrayRecord: all splits as they are, or
+            one to be split here.
         out: the corpus, a new folder.
         where: keep only rows whose column of the manifest has one of these values, as in
             `--where corpus=librispeech,vctk language=en`.
@@ -95,7 +98,13 @@ def build_corpus(options: BuildOptions) -> dict[str, Any]:
     if folder == _EMBEDDED:
         say("making the embedded corpus, if it is not there yet")
         folder = espeak.cached(scale=options.scale)
-    rows = find_recordings(folder, columns)
+    read: Reader = io.read
+    if str(folder).startswith(tfds.PREFIX):
+        speech = tfds.TfdsSpeech.open(str(folder))
+        say(f"listing {folder}")
+        rows, read = select_rows(speech.rows(), columns), speech.read
+    else:
+        rows = find_recordings(folder, columns)
     rows = split_rows(rows, options.seed, options.held_out_speakers, options.held_out_texts)
     with progress("building") as show:
         report = build(
@@ -105,6 +114,7 @@ def build_corpus(options: BuildOptions) -> dict[str, Any]:
             shards=options.shards,
             overwrite=options.overwrite,
             workers=options.workers,
+            read=read,
             on_progress=show,
         )
     for _, reason in report.skipped[:_PRINTED]:  # the reason names the recording
