@@ -110,7 +110,8 @@ def fit_kmeans(
     with activate(mesh), bar:
         if state is None:
             sample = config.sample_size(clusters)
-            drawn = np.arange(n) if n <= sample else generator(seed, 0).integers(n, size=sample)
+            start = generator(seed, "kmeans/start", 0)
+            drawn = np.arange(n) if n <= sample else start.integers(n, size=sample)
             state = jax.jit(begin, out_shardings=whole)(*put(drawn))
         else:
             state = jax.device_put(state, whole)
@@ -118,7 +119,7 @@ def fit_kmeans(
             functools.partial(update, smoothing=min(1.0, 2 * size / (n + 1))), out_shardings=whole
         )
         while not done(state):
-            drawn = generator(seed, int(state.step) + 1).integers(n, size=size)
+            drawn = generator(seed, "kmeans/batch", int(state.step)).integers(n, size=size)
             state = step(state, *put(drawn))
             bar.update()
             bar.set_postfix_str(f"mean squared distance {float(state.cost):.4g}")

@@ -257,7 +257,7 @@ class _Targets:
     def _chosen(self, corpus: Corpus, shard: Shard) -> np.ndarray:
         """The records of a shard that centres are found on: a function of seed and shard alone."""
         n = int(np.ceil(self.targets.fraction * shard.count))
-        order = generator(self.run.seed, shard.first).permutation(shard.count)
+        order = generator(self.run.seed, "units/chosen", shard.first).permutation(shard.count)
         return shard.first + np.sort(order[:n])
 
     @contextlib.contextmanager
