@@ -5,6 +5,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Compiling, most of a test's time, hardly uses a second core by itself.
+TEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 INPUTS := setup.cfg pyproject.toml constraints.txt
 
 # Installed packages are pinned, and so is what builds those that come as source: older pips read
@@ -38,10 +40,10 @@ demo: $(VENV)/.demo ## train, clone and evaluate at miniature scale; DATA=folder
 	$(BIN)/jaxclone demo $(if $(DATA),--data '$(DATA)')
 
 test: $(VENV)/.dev ## the quick tests and the examples in docstrings
-	$(BIN)/python -m pytest -m 'not slow'
+	$(TEST) -m 'not slow'
 
 test-all: $(VENV)/.dev ## every test
-	$(BIN)/python -m pytest
+	$(TEST)
 
 format: $(VENV)/.dev ## lay the code out and repair what the linter can
 	$(BIN)/ruff format
@@ -51,7 +53,7 @@ check: $(VENV)/.dev ## format, lint, types, layering, tests, docs
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m 'not slow'
+	$(TEST) -m 'not slow'
 
 bench: $(VENV)/.dev ## every benchmark, one JSON line each
 	@for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file || exit 1; done

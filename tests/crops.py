@@ -11,8 +11,8 @@ from jaxclone.audio.spec import AudioSpec
 SPEC = AudioSpec()
 
 
-def take(config: CropConfig | EpisodeConfig, steps: int, **options: object) -> list:
-    loader = make_loader(config, SPEC, 0, process_index=0, process_count=1, **options)
+def take(config: CropConfig | EpisodeConfig, steps: int) -> list:
+    loader = make_loader(config, SPEC, 0, process_index=0, process_count=1)
     batches = [next(loader) for _ in range(steps)]
     loader.close()
     return batches

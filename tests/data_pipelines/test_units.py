@@ -65,12 +65,6 @@ def test_each_crop_has_the_units_of_its_frames(labelled: Path, buckets: tuple) -
     assert buckets or len(starts) > 10
 
 
-def test_rows_that_only_fill_up_have_none(labelled: Path) -> None:
-    config = CropConfig(str(labelled), batch_size=4, crop_seconds=0.6, units=NAME)
-    *_, last = take(config, 4, epochs=1, shuffle=False)
-    assert (last.units[2:] == NO_UNIT).all()
-
-
 def test_not_asked_for(labelled: Path) -> None:
     (batch,) = take(CropConfig(str(labelled), batch_size=4), 1)
     assert batch.units is None
