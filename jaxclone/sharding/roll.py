@@ -64,8 +64,8 @@ class _Link:
         Raises:
             TimeoutError: none came.
         """
-        self._connection.settimeout(timeout)
         try:
+            self._connection.settimeout(timeout)
             while b"\n" not in self._rest:
                 more = self._connection.recv(4096)
                 if not more:
