@@ -88,7 +88,8 @@ def test_it_goes_on_where_it_stopped(table, fitted, monkeypatch):
 
 SCRIPT = """
 import json, numpy as np, test_kmeans as t
-from jaxclone.sharding.mesh import MeshConfig, initialise_distributed, make_mesh
+from jaxclone.sharding.hosts import initialise_distributed
+from jaxclone.sharding.mesh import MeshConfig, make_mesh
 initialise_distributed()
 table = t.Table([t.vectors(4_000)])
 state = t.fit_kmeans(table, t.CLUSTERS, t.CONFIG, 5, make_mesh(MeshConfig(data=2, fsdp=2)))
