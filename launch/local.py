@@ -88,7 +88,10 @@ def main() -> int:
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command or options.processes < 1:
         parser.error("give at least one process and, after --, the command to run")
-    running = start(command, options.processes, options.devices, options.port or free_port())
+    try:
+        running = start(command, options.processes, options.devices, options.port or free_port())
+    except OSError as error:
+        parser.error(f"{command[0]} cannot be started: {error.strerror}")
 
     def pass_on(number: int, _: object) -> None:
         for process in running:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -142,3 +143,10 @@ def test_the_jobset_fits_its_topology() -> None:
     (rule,) = spec["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["values"] == [1, 2]
     assert rule["onExitCodes"]["containerName"] == container["name"]
+
+
+def test_a_command_that_is_not_there_is_one_line() -> None:
+    command = [sys.executable, str(LAUNCH / "local.py"), "--", "no-such-command"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.endswith("no-such-command cannot be started: No such file or directory\n")
