@@ -90,6 +90,9 @@ def _set_logging(verbose: bool) -> None:
 
     absl.logging.set_verbosity(absl.logging.INFO if verbose else absl.logging.FATAL)
     logging.getLogger("jax").setLevel(logging.INFO if verbose else logging.ERROR)
+    # A save that fails leaves tasks behind whose errors nobody asks for: it has raised the first.
+    for library in ("asyncio", "concurrent.futures"):
+        logging.getLogger(library).setLevel(logging.INFO if verbose else logging.CRITICAL + 1)
 
 
 @functools.cache
