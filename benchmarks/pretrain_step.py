@@ -5,8 +5,9 @@
 A step is forward, backward and Adam update with dropout, masking, 100 negatives a frame and the
 Gumbel quantiser; both sides run all layers (no layer drop), at the published sizes. Theirs gets its
 masks and negatives ready made; ours draws them within the step. "forward" is the encoder alone,
-without dropout. Prints one JSON line: seconds of audio a second of each, and the ratios of ours to
-theirs, medians over repetitions that take turns.
+without dropout. Each side has a process of its own, ours set up as the `jaxclone` command sets it
+up; they take turns. Prints one JSON line: seconds of audio a second of each, and the ratios of ours
+to theirs, medians over the repetitions.
 """
 
 from __future__ import annotations
@@ -14,32 +15,30 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 
-import jax
 import numpy as np
-import torch
-from transformers import Wav2Vec2Config as TheirConfig
-from transformers import Wav2Vec2ForPreTraining
-from transformers.models.wav2vec2.modeling_wav2vec2 import (
-    _compute_mask_indices,
-    _sample_negative_indices,
-)
-
-from jaxclone import config as configs
-from jaxclone.models.wav2vec2 import Wav2Vec2Encoder, Wav2Vec2PretrainingConfig
-from jaxclone.sharding.mesh import MeshConfig, activate, make_mesh
-from jaxclone.train.program import Program
-from jaxclone.types import Batch
 
 Timed = dict[str, Callable[[], object]]
 RATE, NEGATIVES = 16_000, 100
 
 
 def jaxclone(waveform: np.ndarray) -> Timed:
+    import jax
+
+    from jaxclone import config as configs
+    from jaxclone.cli.memory import keep_freed_memory
+    from jaxclone.models.wav2vec2 import Wav2Vec2Encoder, Wav2Vec2PretrainingConfig
+    from jaxclone.sharding.mesh import MeshConfig, activate, make_mesh
+    from jaxclone.train.program import Program
+    from jaxclone.types import Batch
+
+    keep_freed_memory()
     config = configs.load("pretrain/wav2vec2_base")
     sizes = Wav2Vec2PretrainingConfig.base()
     encoder = dataclasses.replace(sizes.encoder, layer_drop=0.0)
@@ -70,6 +69,15 @@ def jaxclone(waveform: np.ndarray) -> Timed:
 
 
 def transformers(waveform: np.ndarray) -> Timed:
+    import torch
+    from transformers import Wav2Vec2Config as TheirConfig
+    from transformers import Wav2Vec2ForPreTraining
+    from transformers.models.wav2vec2.modeling_wav2vec2 import (
+        _compute_mask_indices,
+        _sample_negative_indices,
+    )
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))  # as many as XLA takes
     config = TheirConfig(layerdrop=0.0, feat_extract_norm="group")
     model = Wav2Vec2ForPreTraining(config)
     optimizer = torch.optim.Adam(model.parameters(), 5e-4, (0.9, 0.98), 1e-6)
@@ -95,6 +103,16 @@ def transformers(waveform: np.ndarray) -> Timed:
     return {"step": step, "forward": forward}
 
 
+def serve(name: str, shape: tuple[int, int], pipe: Connection) -> None:
+    """Times one side: sends the seconds of each piece of work that it is asked for."""
+    waveform = np.random.default_rng(0).normal(0, 0.1, shape).astype(np.float32)
+    timed = {"jaxclone": jaxclone, "transformers": transformers}[name](waveform)
+    while work := pipe.recv():
+        start = time.perf_counter()
+        timed[work]()
+        pipe.send(time.perf_counter() - start)
+
+
 def main() -> None:
     """Times the two in turn."""
     parser = argparse.ArgumentParser()
@@ -102,10 +120,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))  # as many as XLA takes
-    waveform = np.random.default_rng(0).normal(0, 0.1, (options.batch, int(options.seconds * RATE)))
-    waveform = waveform.astype(np.float32)
-    contestants = {"jaxclone": jaxclone(waveform), "transformers": transformers(waveform)}
+    shape = (options.batch, int(options.seconds * RATE))
+    spawn = multiprocessing.get_context("spawn")
+    contestants: dict[str, Connection] = {}
+    for name in ("jaxclone", "transformers"):
+        contestants[name], there = spawn.Pipe()
+        spawn.Process(target=serve, args=(name, shape, there), daemon=True).start()
     result: dict[str, object] = {
         "benchmark": "pretrain_step",
         "batch": options.batch,
@@ -114,11 +134,11 @@ def main() -> None:
     for work in ("forward", "step"):
         times: dict[str, list[float]] = {name: [] for name in contestants}
         for repeat in range(options.repeats + 1):
-            for name, timed in contestants.items():
-                start = time.perf_counter()
-                timed[work]()
+            for name, pipe in contestants.items():
+                pipe.send(work)
+                seconds = pipe.recv()
                 if repeat:  # the first ones compile and warm up
-                    times[name].append(time.perf_counter() - start)
+                    times[name].append(seconds)
         audio = options.batch * options.seconds
         result[work] = {
             "audio_seconds_per_second": {
@@ -129,6 +149,8 @@ def main() -> None:
                 3,
             ),
         }
+    for pipe in contestants.values():
+        pipe.send("")
     print(json.dumps(result))
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxclone import __version__
+from jaxclone.cli.memory import keep_freed_memory
 from jaxclone.cli.options import COMMON_OPTIONS, choose
 
 # Each verb is a module of this package, imported when it is called; its main(args) returns what to
@@ -64,6 +65,7 @@ def _run(args: list[str], verbose: bool) -> dict[str, Any] | None:
     try:
         verb, rest = choose(args, "jaxclone", VERBS)
         _set_logging(verbose)
+        keep_freed_memory()
         if not verbose:
             _hush()
         return importlib.import_module(f"jaxclone.cli.{verb}").main(rest)
