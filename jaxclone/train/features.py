@@ -17,7 +17,7 @@ from jaxclone.audio.mfcc import MfccConfig, mfcc
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2Encoder
 from jaxclone.tree import fingerprint
-from jaxclone.types import Array, Tree, UserError
+from jaxclone.types import Array, Tree, UserError, length_mask
 
 # (parameters, waveforms, their lengths) -> (something for each frame, frames of each waveform).
 Apply = Callable[[Tree, Array, Array], tuple[Array, Array]]
@@ -113,6 +113,22 @@ def layer_features(
 
     made_by = {"encoder": mark, "layer": layer, "precision": precision}
     return Features(config.width, params, apply, made_by)
+
+
+def without_mean(features: Features) -> Features:
+    """The features less their mean over the recording, or over each part of a longer one.
+
+    A voice and a microphone shift all cepstra of a recording alike; phones do not.
+    """
+
+    def apply(params: Tree, waveform: Array, length: Array) -> tuple[Array, Array]:
+        values, frames = features.apply(params, waveform, length)
+        inside = length_mask(frames, values.shape[1])[..., None]
+        total = jnp.sum(jnp.where(inside, values, 0), axis=1, keepdims=True)
+        return values - total / jnp.maximum(frames, 1)[:, None, None], frames
+
+    made_by = features.made_by | {"subtract_mean": True}
+    return dataclasses.replace(features, apply=apply, made_by=made_by)
 
 
 class _Piece(NamedTuple):

@@ -48,6 +48,7 @@ from jaxclone.train.features import (
     layer_features,
     mfcc_features,
     over_frames,
+    without_mean,
 )
 from jaxclone.train.kmeans import Table, fit_kmeans
 from jaxclone.train.task import RunConfig
@@ -64,6 +65,8 @@ class TargetsConfig:
     Attributes:
         bundle: whose encoder makes the features; "" for MFCC.
         layer: of that encoder, counted from 1.
+        subtract_mean: each recording's mean from its features, so that units say less of the voice
+            and more of the phone; the published systems do not.
         fraction: share of the training recordings that the centres are found on.
         kmeans: how they are found.
         batch_size: recordings that a device encodes at once.
@@ -72,6 +75,7 @@ class TargetsConfig:
 
     bundle: str = ""
     layer: int = 6
+    subtract_mean: bool = False
     fraction: float = 0.1
     kmeans: KMeansConfig = KMeansConfig()
     batch_size: int = 8
@@ -218,6 +222,10 @@ class _Targets:
         Raises:
             UserError: the bundle has no encoder, of these frames and so many layers.
         """
+        features = self._plain_features()
+        return without_mean(features) if self.targets.subtract_mean else features
+
+    def _plain_features(self) -> Features:
         audio, targets = self.run.audio, self.targets
         if not targets.bundle:
             return mfcc_features(self.model.encoder, audio)

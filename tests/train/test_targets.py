@@ -26,7 +26,7 @@ from jaxclone.models.kmeans import KMeansConfig, nearest
 from jaxclone.models.wav2vec2 import Wav2Vec2Encoder
 from jaxclone.tensors import load_tensors
 from jaxclone.train import targets
-from jaxclone.train.features import mfcc_features
+from jaxclone.train.features import mfcc_features, without_mean
 from jaxclone.train.hubert import HubertPretrainConfig
 from jaxclone.train.targets import TargetsConfig
 from jaxclone.types import UserError
@@ -168,6 +168,27 @@ def test_a_layer_of_an_encoder(run):
     )
     with pytest.raises(UserError, match="layer 3: the encoder has 2 layers"):
         prepare(too_deep, {"it1": bundle}.__getitem__)
+
+
+def test_without_their_mean_features_do_not_tell_how_loud_it_is(run, speakers):
+    waveform = next(iter(speakers.values()))[0]
+    # Noise, so that no band of it is empty.
+    waveform = waveform + 0.05 * np.random.default_rng(0).normal(size=waveform.shape)
+    quiet = np.stack([waveform, 0.1 * waveform]).astype(np.float32)
+    quiet[:, 9600:] = 0
+    length = np.array([9600, 9600])
+    features = mfcc_features(MODEL.encoder, SPEC)
+    plain, frames = features.apply({}, quiet, length)
+    n = int(frames[0])
+    assert abs(plain[0, :n] - plain[1, :n]).max() > 3
+    values, _ = without_mean(features).apply({}, quiet, length)
+    np.testing.assert_allclose(values[0, :n], values[1, :n], atol=0.02)
+    np.testing.assert_allclose(values[0, :n].mean(0), 0, atol=1e-3)
+
+    made = dataclasses.replace(run, targets=dataclasses.replace(TARGETS, subtract_mean=True))
+    prepare(made)
+    with pytest.raises(UserError, match="begun with other settings"):
+        prepare(run)
 
 
 def test_long_recordings_are_cut(run):
