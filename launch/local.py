@@ -6,7 +6,8 @@ Each process gets the variables that `jaxclone.sharding.hosts.initialise_distrib
 `--devices`, each has that many CPU devices; without, it has the devices that JAX finds, so divide
 them by `CUDA_VISIBLE_DEVICES` or the like. SIGTERM and SIGINT are passed on. The first process
 that ends with a failure, or with 75 because it was stopped, ends the others, and its exit code is
-this command's.
+this command's (134 or 137 where it was aborted or killed). `launch/again.sh` before all of this
+starts it again where that makes sense.
 """
 
 from __future__ import annotations

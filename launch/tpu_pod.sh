@@ -18,11 +18,17 @@ on_all() {
 if [[ ${INSTALL:-} == yes ]]; then
     on_all "python3 -m pip install --user 'jaxclone[tpu]'"
 fi
+crashes=0
 for ((start = 1; start <= ${TIMES:-100}; start++)); do
     code=0
-    # What was left by an earlier start would hold the chips.
-    on_all "pkill -TERM -f '[b]in/jaxclone train' && sleep 60; PATH=\$HOME/.local/bin:\$PATH exec jaxclone train $(printf '%q ' "$@")" || code=$?
-    [[ $code == 75 ]] || exit "$code"
+    # What was left by an earlier start would hold the chips. The shell stays to tell of a signal
+    # that ended the command: ssh itself would say 255.
+    on_all "pkill -TERM -f '[b]in/jaxclone train' && sleep 60; PATH=\$HOME/.local/bin:\$PATH jaxclone train $(printf '%q ' "$@"); exit \$?" || code=$?
+    case $code in # as in again.sh
+        75) crashes=0 ;;
+        134 | 137) ((++crashes <= ${CRASHES:-5})) || exit "$code" ;;
+        *) exit "$code" ;;
+    esac
     sleep "${PAUSE:-10}"
 done
-exit 75
+exit "$code"

@@ -47,20 +47,47 @@ CODES = 'code=$(head -1 "$HERE/codes"); sed -i 1d "$HERE/codes"; exit "$code"'
 
 
 @pytest.mark.parametrize(
-    ("codes", "end", "starts"), [("0", 0, 1), ("75 75 0", 0, 3), ("75 1", 1, 2), ("2 0", 2, 1)]
+    ("codes", "end", "starts"),
+    [
+        ("0", 0, 1),
+        ("75 75 0", 0, 3),
+        ("75 1", 1, 2),
+        ("2 0", 2, 1),
+        ("134 137 0", 0, 3),
+        ("134 134 75 134 134 0", 0, 6),
+        ("134 137 134 0", 134, 3),
+        ("137 137 137 0", 137, 3),
+    ],
 )
 def test_again_starts_what_is_to_be_continued(
     tmp_path: Path, codes: str, end: int, starts: int
 ) -> None:
     (tmp_path / "codes").write_text(codes.replace(" ", "\n") + "\n")
     stand_in(tmp_path, "jaxclone", f'echo "$@"; {CODES}')
-    done = run(tmp_path, "gpu_host.sh", "config", "--name", "two words")
+    done = run(tmp_path, "gpu_host.sh", "config", "--name", "two words", CRASHES="2")
     assert done.returncode == end
     assert done.stdout.splitlines() == ["train config --name two words"] * starts
 
 
 def test_again_has_an_end(tmp_path: Path) -> None:
     assert run(tmp_path, "again.sh", "bash", "-c", "echo x; exit 75", TIMES="3").returncode == 75
+
+
+def test_processes_that_are_aborted_are_started_again(tmp_path: Path) -> None:
+    """As where process 0 dies: this is what JAX does to the others."""
+    dies_once = f"""
+import os, pathlib, time
+here = pathlib.Path({str(tmp_path)!r}, os.environ["JAXCLONE_PROCESS_ID"])
+again = here.exists()
+here.touch()
+if not again and here.name == "1":
+    os.abort()
+time.sleep(0 if again else 30)
+"""
+    local = [sys.executable, str(LAUNCH / "local.py"), "--patience", "0", "--"]
+    done = run(tmp_path, "again.sh", *local, sys.executable, "-c", dies_once)
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[-1] == "process 1 of 2 ended with -6"
 
 
 def test_again_passes_a_signal_on_and_ends(tmp_path: Path) -> None:
@@ -76,8 +103,12 @@ def test_again_passes_a_signal_on_and_ends(tmp_path: Path) -> None:
         assert process.wait(30) == 75
 
 
-@pytest.mark.parametrize(("code", "requeued"), [(0, False), (75, True), (1, False)])
-def test_slurm_tells_each_process_who_it_is(tmp_path: Path, code: int, requeued: bool) -> None:
+@pytest.mark.parametrize(
+    ("code", "requeued", "starts"), [(0, False, 1), (75, True, 1), (1, False, 1), (134, False, 3)]
+)
+def test_slurm_tells_each_process_who_it_is(
+    tmp_path: Path, code: int, requeued: bool, starts: int
+) -> None:
     stand_in(
         tmp_path,
         "scontrol",
@@ -86,14 +117,13 @@ def test_slurm_tells_each_process_who_it_is(tmp_path: Path, code: int, requeued:
     # srun sets the number of a task and runs the command.
     stand_in(tmp_path, "srun", 'shift; for i in 0 2; do SLURM_PROCID=$i "$@" || code=$?; done; '
              'exit "${code:-0}"')  # fmt: skip
-    told = "$JAXCLONE_COORDINATOR $JAXCLONE_PROCESSES $JAXCLONE_PROCESS_ID $JAXCLONE_NAMES"
-    stand_in(tmp_path, "jaxclone", f'echo "{told} $*"; exit {code}')
+    settings = "$JAXCLONE_COORDINATOR $JAXCLONE_PROCESSES $JAXCLONE_PROCESS_ID $JAXCLONE_NAMES"
+    stand_in(tmp_path, "jaxclone", f'echo "{settings} $*"; exit {code}')
     slurm = {"SLURM_JOB_NODELIST": "n[1-3]", "SLURM_NNODES": "3", "SLURM_JOB_ID": "77"}
-    done = run(tmp_path, "slurm.sbatch", "config", "--steps", "9", **slurm)
+    done = run(tmp_path, "slurm.sbatch", "config", "--steps", "9", CRASHES="2", **slurm)
     assert done.returncode == code, done.stderr
-    assert done.stdout.splitlines() == [
-        f"n1:8482 3 {process} n1,n2,n3 train config --steps 9" for process in (0, 2)
-    ]
+    told = [f"n1:8482 3 {process} n1,n2,n3 train config --steps 9" for process in (0, 2)]
+    assert done.stdout.splitlines() == starts * told
     asked = tmp_path / "requeued"
     assert asked.exists() == requeued
     if requeued:
@@ -101,14 +131,14 @@ def test_slurm_tells_each_process_who_it_is(tmp_path: Path, code: int, requeued:
 
 
 def test_a_tpu_slice_is_reached_by_gcloud(tmp_path: Path) -> None:
-    (tmp_path / "codes").write_text("75\n0\n")
+    (tmp_path / "codes").write_text("75\n134\n0\n")
     stand_in(tmp_path, "gcloud", f'printf "%s|" "$@"; echo; {CODES}')
     done = run(tmp_path, "tpu_pod.sh", "config", "--name", "a b", TPU="slice", ZONE="z1")
     assert done.returncode == 0, done.stderr
-    first, second = done.stdout.splitlines()
-    assert first == second
+    first, *others = done.stdout.splitlines()
+    assert others == [first, first]
     assert first.startswith("compute|tpus|tpu-vm|ssh|slice|--zone|z1|--worker=all|--command|")
-    assert r"exec jaxclone train config --name a\ b " in first
+    assert r" jaxclone train config --name a\ b ; exit $?" in first
     missing = run(tmp_path, "tpu_pod.sh", "config", TPU="slice")
     assert missing.returncode == 1
     assert "its zone" in missing.stderr
@@ -139,7 +169,7 @@ def test_the_jobset_fits_its_topology() -> None:
         check=True,
     )
     assert done.stdout == "a.b:8482\n"
-    # 75 must lead to another start: it is not among the codes that end the job set.
+    # 75, 134 and 137 must lead to another start: they are not among the codes that end the job set.
     (rule,) = spec["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["values"] == [1, 2]
     assert rule["onExitCodes"]["containerName"] == container["name"]
