@@ -97,6 +97,36 @@ class EpisodeConfig:
         require_positive(self, "workers", "prefetch", or_zero=True)
 
 
+def batch_shapes(data: CropConfig | EpisodeConfig, spec: AudioSpec) -> Batch | Episode:
+    """The shapes of what a loader of this config gives; of its buckets, if any, the longest."""
+
+    def crops(*lead: int, seconds: float, reference: float = 0.0, units: str = "") -> Batch:
+        def shape(dtype: type, *rest: int) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((*lead, *rest), dtype)
+
+        samples = spec.n_samples(seconds)
+        frames = spec.n_frames(samples)
+        return Batch(
+            waveform=shape(np.float32, samples),
+            length=shape(np.int32),
+            speaker=shape(np.int32),
+            example=shape(np.int32),
+            f0=shape(np.float32, frames) if data.f0 else None,
+            units=shape(np.int32, frames) if units else None,
+            reference=shape(np.float32, spec.n_samples(reference)) if reference else None,
+            reference_length=shape(np.int32) if reference else None,
+        )
+
+    size = data.batch_size
+    if isinstance(data, EpisodeConfig):
+        return Episode(
+            support=crops(size, data.support, seconds=data.crop_seconds),
+            query=crops(size, data.query, seconds=data.crop_seconds),
+        )
+    seconds = max(data.buckets, default=data.crop_seconds)
+    return crops(size, seconds=seconds, reference=data.reference_seconds, units=data.units)
+
+
 class Loader:
     """Iterates over this process's part of each global batch, as arrays of numpy.
 

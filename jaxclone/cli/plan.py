@@ -16,8 +16,8 @@ from jaxclone import config as configs
 from jaxclone.cli.console import say
 from jaxclone.cli.options import parse
 from jaxclone.config import UsageError
-from jaxclone.export.chips import Topology
 from jaxclone.export.plan import plan
+from jaxclone.export.topology import Topology
 from jaxclone.train.task import RunConfig
 from jaxclone.types import UserError
 

@@ -17,21 +17,18 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from data_pipelines.loader import CropConfig, EpisodeConfig
-from jaxclone.audio.spec import AudioSpec
-from jaxclone.export import flops
-from jaxclone.export.chips import GIB, Chip, Topology
+from data_pipelines.loader import batch_shapes
 from jaxclone.export.hlo import Collective, Module
-from jaxclone.sharding.mesh import activate, batch_parts, batch_sharding, make_mesh
+from jaxclone.export.topology import Topology
+from jaxclone.sharding import flops
+from jaxclone.sharding.chips import GIB
+from jaxclone.sharding.mesh import activate, batch_parts, batch_sharding, make_mesh, platform
+from jaxclone.train.cost import model_flops
 from jaxclone.train.loop import check_batches
 from jaxclone.train.program import Program
 from jaxclone.train.task import RunConfig
 from jaxclone.tree import flatten, n_parameters
 from jaxclone.types import Batch, Episode, UserError
-
-# Fields of configurations that change how a step is computed and not what; without them the
-# operations that a utilisation counts are left.
-_PLAIN = {"remat": "none", "attention_impl": "xla", "positional_impl": "lax"}
 
 # Triton's kernels for products are chosen by trying them out on a GPU; the library's are not.
 _OPTIONS: dict[str, Any] = {"cuda": {"xla_gpu_enable_triton_gemm": False}}
@@ -52,7 +49,7 @@ def plan(config: RunConfig, topology: Topology, *, fit: bool = False) -> dict[st
     check_batches(config, mesh)
     step = compile_step(config, mesh)
     audio = audio_seconds(config)
-    model = _model_flops(config, mesh)
+    model = model_flops(config, mesh, step.program.abstract, _batch_on(config, mesh))
     result: dict[str, Any] = {
         "config": config.name,
         "topology": {
@@ -86,43 +83,11 @@ def plan(config: RunConfig, topology: Topology, *, fit: bool = False) -> dict[st
         if topology.chip is not None:
             result |= _estimate(config, topology, step.flops, model, module.traffic(), found)
     elif topology.chip is not None:
-        at_peak = step.flops / topology.chips / _peak(config, topology.chip)
+        at_peak = step.flops / topology.chips / topology.chip.peak(config.precision)
         result["compute_alone_seconds"] = at_peak
     if fit:
         result["fit"] = largest_batch(config, mesh, topology)
     return result
-
-
-def batch_shapes(data: CropConfig | EpisodeConfig, audio: AudioSpec) -> Batch | Episode:
-    """The shapes of what a loader of this config gives; of its buckets, if any, the longest."""
-
-    def crops(*lead: int, seconds: float, reference: float) -> Batch:
-        def shape(dtype: Any, *rest: int) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct((*lead, *rest), dtype)
-
-        samples = audio.n_samples(seconds)
-        frames = audio.n_frames(samples)
-        # Units are there for tasks that name the unit of each frame.
-        more = {"units": shape(jnp.int32, frames)} if getattr(data, "units", "") else {}
-        return Batch(
-            waveform=shape(jnp.float32, samples),
-            length=shape(jnp.int32),
-            speaker=shape(jnp.int32),
-            example=shape(jnp.int32),
-            f0=shape(jnp.float32, frames) if data.f0 else None,
-            reference=shape(jnp.float32, audio.n_samples(reference)) if reference else None,
-            reference_length=shape(jnp.int32) if reference else None,
-            **more,
-        )
-
-    if isinstance(data, EpisodeConfig):
-        size = {"seconds": data.crop_seconds, "reference": 0.0}
-        return Episode(
-            support=crops(data.batch_size, data.support, **size),
-            query=crops(data.batch_size, data.query, **size),
-        )
-    seconds = max(data.buckets, default=data.crop_seconds)
-    return crops(data.batch_size, seconds=seconds, reference=data.reference_seconds)
 
 
 def audio_seconds(config: RunConfig) -> float:
@@ -156,55 +121,30 @@ def compile_step(config: RunConfig, mesh: Mesh) -> Step:
     """Traces and compiles the step of a run for the devices of a mesh."""
     began = time.monotonic()
     with activate(mesh):
-        program, traced = _trace(config, mesh)
+        program = Program(config.task(), mesh, config.seed)
+        votes = jax.ShapeDtypeStruct((mesh.size, 2), jnp.int32)
+        traced = program.train_step.trace(program.abstract, _batch_on(config, mesh), votes)
         executable, shortage = None, ""
         try:
-            executable = traced.lower().compile(compiler_options=_OPTIONS.get(_platform(mesh)))
+            executable = traced.lower().compile(compiler_options=_OPTIONS.get(platform(mesh)))
         except jax.errors.JaxRuntimeError as error:
             # Without a GPU at hand, XLA cannot try out what it would choose from, and may give up.
-            if "RESOURCE_EXHAUSTED" not in str(error) and _platform(mesh) != "cuda":
+            if "RESOURCE_EXHAUSTED" not in str(error) and platform(mesh) != "cuda":
                 raise
             shortage = str(error).splitlines()[0][:200]
         models = n_parameters(
             [x for path, x in flatten(program.abstract).items() if _kind(path) == "parameters"]
         )
-        operations = flops.count(traced.jaxpr, _platform(mesh))
+        operations = flops.count(traced.jaxpr, platform(mesh))
     return Step(program, operations, executable, shortage, time.monotonic() - began, models)
 
 
-def _trace(config: RunConfig, mesh: Mesh) -> tuple[Program, Any]:
-    program = Program(config.task(), mesh, config.seed)
+def _batch_on(config: RunConfig, mesh: Mesh) -> Batch | Episode:
     place = batch_sharding(mesh)
-    batch = jax.tree.map(
+    return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         batch_shapes(config.data, config.audio),
     )
-    votes = jax.ShapeDtypeStruct((mesh.size, 2), jnp.int32)
-    return program, program.train_step.trace(program.abstract, batch, votes)
-
-
-def _platform(mesh: Mesh) -> str:
-    platform = mesh.devices.flat[0].platform
-    return "cuda" if platform == "gpu" else platform
-
-
-def _model_flops(config: RunConfig, mesh: Mesh) -> float:
-    """Operations of a step without what is computed a second time to save memory."""
-    with activate(mesh):
-        _, traced = _trace(_plain(config), mesh)
-        return flops.count(traced.jaxpr, _platform(mesh))
-
-
-def _plain(config: Any) -> Any:
-    """A configuration with the fields of `_PLAIN`, at any depth, set to the plain way."""
-    changes = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            changes[field.name] = _plain(value)
-        elif field.name in _PLAIN:
-            changes[field.name] = _PLAIN[field.name]
-    return dataclasses.replace(config, **changes)
 
 
 def memory(step: Step, topology: Topology) -> dict[str, Any]:
@@ -284,7 +224,7 @@ def replicated(program: Program, mesh: Mesh) -> dict[str, Any]:
 def _slices(mesh: Mesh) -> Sequence[int]:
     """What network each device is in: of a TPU its slice, of a GPU its host."""
     devices = mesh.devices.flat
-    if _platform(mesh) == "cuda":
+    if platform(mesh) == "cuda":
         return [device.process_index for device in devices]
     return [getattr(device, "slice_index", 0) or 0 for device in devices]
 
@@ -311,7 +251,7 @@ def _estimate(
     chip = topology.chip
     assert chip is not None
     share = 1 / chip.devices  # of a chip, for a device
-    peak = _peak(config, chip)
+    peak = chip.peak(config.precision)
     parts = {
         "compute": operations / topology.chips / peak,
         "memory": traffic / (chip.hbm_bandwidth * share),
@@ -348,10 +288,6 @@ def _estimate(
             "and restarts",
         },
     }
-
-
-def _peak(config: RunConfig, chip: Chip) -> float:
-    return chip.flops if config.precision == "bf16" else chip.f32_flops or chip.flops
 
 
 def largest_batch(config: RunConfig, mesh: Mesh, topology: Topology) -> dict[str, Any]:

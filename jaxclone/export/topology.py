@@ -1,4 +1,4 @@
-"""Accelerators that a plan can be made for, and how to compile for them without having one."""
+"""Hardware that a plan can be made for, and how to compile for it without having it."""
 
 from __future__ import annotations
 
@@ -12,73 +12,8 @@ from typing import Any
 import jax
 
 from jaxclone.config import did_you_mean
+from jaxclone.sharding.chips import CHIPS, Chip
 from jaxclone.types import UserError
-
-GIB = 2.0**30
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """What a chip can do at most.
-
-    Attributes:
-        flops: bf16 operations a second.
-        hbm_bytes: memory.
-        hbm_bandwidth: bytes a second.
-        link_bandwidth: bytes a second that it sends to chips of its slice or host, all links at
-            once; half of what is published for both directions.
-        network_bandwidth: bytes a second that it sends out of its slice or host.
-        source: of these figures.
-        platform: "tpu" or "cuda".
-        devices: of JAX a chip.
-        usable: part of the memory that a program gets.
-        f32_flops: operations a second of f32 products at JAX's default precision.
-    """
-
-    flops: float
-    hbm_bytes: float
-    hbm_bandwidth: float
-    link_bandwidth: float
-    network_bandwidth: float
-    source: str
-    platform: str = "tpu"
-    devices: int = 1
-    usable: float = 1.0
-    f32_flops: float | None = None
-
-
-# TPUs: a product of f32 is one pass in bf16 by default. The compiler itself refuses what does not
-# fit, reserved memory included.
-CHIPS = {
-    "v4": Chip(
-        275e12, 32 * GIB, 1.2e12, 300e9, 6.25e9,
-        "cloud.google.com/tpu/docs/v4; network taken as v5p's",
-    ),
-    "v5e": Chip(
-        197e12, 16 * GIB, 819e9, 200e9, 3.125e9,
-        "cloud.google.com/tpu/docs/v5e",
-    ),
-    "v5p": Chip(
-        459e12, 95 * GIB, 2765e9, 600e9, 6.25e9,
-        "cloud.google.com/tpu/docs/tpu7x, column v5p",
-    ),
-    "v6e": Chip(
-        918e12, 32 * GIB, 1638e9, 400e9, 12.5e9,
-        "cloud.google.com/tpu/docs/v6e",
-    ),
-    "7x": Chip(
-        2307e12, 192 * GIB, 7380e9, 600e9, 12.5e9,
-        "cloud.google.com/tpu/docs/tpu7x",
-        devices=2,
-    ),
-    "h100": Chip(
-        989.4e12, 80 * GIB, 3.35e12, 450e9, 50e9,
-        "NVIDIA H100 SXM5 datasheet, without sparsity; network of a DGX H100",
-        platform="cuda",
-        usable=0.75,  # what JAX takes by default
-        f32_flops=494.7e12,  # TF32
-    ),
-}  # fmt: skip
 
 # What XLA must know of an H100 SXM5 to compile for it (NVIDIA H100 whitepaper; the CUDA
 # programming guide's table of compute capability 9.0).
@@ -107,6 +42,7 @@ platform_name: "CUDA"
 dnn_version_info { major: 9 minor: 8 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
+_TARGETS = {"h100": _H100}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +50,7 @@ class Topology:
     """Chips and how they are wired.
 
     Attributes:
-        kind: a name of `CHIPS`, or "cpu" for devices of this machine.
+        kind: a name of `CHIPS` that there is a compiler for, or "cpu" for devices of this machine.
         shape: chips along each axis of a TPU slice; hosts and GPUs of each.
         slices: of TPUs, joined by the network.
     """
@@ -131,7 +67,8 @@ class Topology:
             UserError: no such kind, or no such shape.
         """
         kind, _, shape = text.lower().removeprefix("tpu").partition(":")
-        kinds = (*CHIPS, "cpu")
+        compiled = [name for name, chip in CHIPS.items() if chip.platform == "tpu"]
+        kinds = (*compiled, *_TARGETS, "cpu")
         if kind not in kinds:
             raise UserError(f"no topology of kind {kind!r}{did_you_mean(kind, kinds)}")
         if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){0,2}", shape):
@@ -193,7 +130,10 @@ class Topology:
 
         hosts, gpus = (1, *self.shape)[-2:]
         return topologies.get_topology_desc(
-            platform="cuda", topology_name="", target_config=_H100, topology=f"1x{hosts}x{gpus}"
+            platform="cuda",
+            topology_name="",
+            target_config=_TARGETS[self.kind],
+            topology=f"1x{hosts}x{gpus}",
         ).devices
 
 

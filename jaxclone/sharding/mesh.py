@@ -111,6 +111,12 @@ def batch_parts(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
+def platform(mesh: Mesh) -> str:
+    """Of its devices: "cpu", "tpu" or "cuda", as `jax.lax.platform_dependent` calls them."""
+    name = mesh.devices.flat[0].platform
+    return "cuda" if name == "gpu" else name
+
+
 def to_host(tree: Tree) -> Tree:
     """Whole numpy arrays of arrays on any devices; every process must call it.
 

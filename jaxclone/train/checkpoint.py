@@ -152,7 +152,8 @@ class Checkpoints:
             abstract: the state as shapes with shardings.
             config: of the run that continues.
             may_change: the fields of the configuration that need not be as they were, by dotted
-                name; a name also stands for the fields under it.
+                name; a name also stands for the fields under it, and one that begins with a dot
+                for fields of that name anywhere.
 
         Raises:
             UserError: the checkpoint is of another AudioSpec, another configuration or another
@@ -220,7 +221,7 @@ class Checkpoints:
         changed = [
             field
             for field in configs.difference(before, config)
-            if not any(field == free or field.startswith(f"{free}.") for free in may_change)
+            if not any(_stands_for(free, field) for free in may_change)
         ]
         if changed:
             raise UserError(
@@ -267,6 +268,13 @@ class Checkpoints:
             f"a checkpoint could not be written to {self.folder}: {_first_line(error)}; "
             f"{self.last()}"
         )
+
+
+def _stands_for(name: str, field: str) -> bool:
+    """Whether a field is among those that a name of `may_change` means."""
+    if name.startswith("."):
+        return field.endswith(name)
+    return field == name or field.startswith(f"{name}.")
 
 
 def examine(state: Tree) -> tuple[int, Bool[np.ndarray, " leaves"]]:

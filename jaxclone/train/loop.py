@@ -7,13 +7,10 @@ import errno
 import itertools
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
@@ -25,18 +22,20 @@ from data_pipelines.loader import Loader, make_loader
 from jaxclone.sharding import hosts
 from jaxclone.sharding.mesh import activate, batch_parts, make_mesh
 from jaxclone.train.checkpoint import Checkpoints
+from jaxclone.train.cost import PLAIN, Cost
 from jaxclone.train.errors import Interrupted, RunError
 from jaxclone.train.health import Monitor
 from jaxclone.train.meter import Meter, samples_of
 from jaxclone.train.program import Program
+from jaxclone.train.signals import StopSignals
 from jaxclone.train.task import RunConfig, Task
 from jaxclone.train.tracking import Tracker
 from jaxclone.types import Array, Metrics, Tree, UserError
 
 logger = logging.getLogger(__name__)
 
-# What may change between two starts of the same run: how long it is, what it reports and keeps,
-# and the hardware it is laid out on. All else would make it another run.
+# What may change between two starts of the same run: how long it is, what it reports and keeps, the
+# hardware it is laid out on, and how that computes a layer. All else would make it another run.
 MAY_CHANGE = (
     "name",
     "out",
@@ -59,6 +58,7 @@ MAY_CHANGE = (
     "targets.bundle",
     "targets.batch_size",
     "targets.chunk_seconds",
+    *(f".{name}" for name in PLAIN),
 )
 
 
@@ -111,7 +111,7 @@ def fit(
     check_batches(config, mesh)
     with (
         _failing_alone(),
-        _StopSignals() as signals,
+        StopSignals() as signals,
         activate(mesh),
         contextlib.ExitStack() as stack,
     ):
@@ -171,6 +171,7 @@ class _Pending(NamedTuple):
     metrics: Metrics
     report: Array
     samples: int
+    flops: float
 
 
 class _Run:
@@ -188,7 +189,7 @@ class _Run:
         checkpoints: Checkpoints,
         tracker: Tracker | None,
         monitor: Monitor,
-        signals: _StopSignals,
+        signals: StopSignals,
         start: int,
     ):
         self.config = config
@@ -200,7 +201,8 @@ class _Run:
         self.monitor = monitor
         self.signals = signals
         self.start = start
-        self.meter = Meter(config.audio.sample_rate, jax.devices(), program.flops)
+        self.cost = Cost(config, program.mesh, program.abstract)
+        self.meter = Meter(config.audio.sample_rate, jax.device_count(), self.cost.peak)
         self.last: dict[str, float] = dict(tracker.last) if tracker else {}
         self._began = time.monotonic() - (tracker.seconds if tracker else 0.0)
         self._saved_at = time.monotonic()
@@ -222,11 +224,12 @@ class _Run:
                 hosts.progress()
                 batch = self.meter.next(self.loader)
                 late = time.monotonic() - self._saved_at > 60 * config.checkpoint_minutes
-                state, metrics, report = self.program.step(
-                    state, self.program.put(batch), (self.signals.stop, late)
-                )
+                placed = self.program.put(batch)
+                votes = self.signals.stop, late
+                state, metrics, report = self.program.step(state, placed, votes)
+                flops = self.cost(placed)  # the devices are at the step meanwhile
                 stop, late = self._settle(pending, bar)
-                pending = _Pending(step, metrics, report, samples_of(batch))
+                pending = _Pending(step, metrics, report, samples_of(batch), flops)
                 last = step == config.steps
                 valid = self.valid if last or due(step, config.eval_every) else None
                 save = last or stop or late or due(step, config.checkpoint_every)
@@ -286,7 +289,7 @@ class _Run:
         if pending.step == self.start + 1:
             self.meter.reset()  # compiling is not training
         else:
-            self.meter.count(pending.samples)
+            self.meter.count(pending.samples, pending.flops)
         bar.update()
         if self._due(pending.step, self.config.log_every) or pending.step == self.config.steps:
             values = {name: float(pending.metrics[name]) for name in names}
@@ -361,30 +364,3 @@ def _failing_alone() -> Iterator[None]:
             stopped = stop
     if stopped is not None:
         raise stopped
-
-
-class _StopSignals:
-    """Within it, the first SIGTERM or SIGINT only sets `stop`; the second does what it always did.
-
-    Signals reach the main thread alone: elsewhere, nothing is caught.
-    """
-
-    def __init__(self) -> None:
-        self.stop = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _StopSignals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before.clear()
-
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
-        self.stop = True
-        logger.warning("%s: saving after this step", signal.Signals(number).name)
-        self.__exit__()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -13,55 +12,37 @@ import numpy as np
 from data_pipelines.loader import Loader
 from jaxclone.types import Batch, Episode
 
-# Dense bf16 operations a second of a device, by the beginning of its kind, longest first (the
-# makers' data sheets: cloud.google.com/tpu/docs, nvidia.com/h100; without sparsity).
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA A100": 312e12,
-}
-
-
-def peak_flops(kind: str) -> float | None:
-    """Of a device, by its `device_kind`; None where it is not known.
-
-    >>> peak_flops("NVIDIA H100 80GB HBM3"), peak_flops("cpu")
-    (989000000000000.0, None)
-    """
-    return next((peak for name, peak in PEAK_FLOPS.items() if kind.startswith(name)), None)
-
 
 class Meter:
     """How much audio is trained on, and how much of the time goes by waiting for it."""
 
-    def __init__(self, sample_rate: int, devices: Sequence[Any], flops: float | None = None):
+    def __init__(self, sample_rate: int, devices: int, peak: float | None = None):
         """Begins to count.
 
         Args:
             sample_rate: of the audio.
-            devices: of all processes.
-            flops: of a step over all devices; None where that is not known.
+            devices: of all processes, how many.
+            peak: operations that they do in a second at most; None where that is not known.
         """
         self._rate = sample_rate
-        self._devices = len(devices)
-        self._flops = flops
-        self._peak = peak_flops(devices[0].device_kind)
+        self._devices = devices
+        self._peak = peak
         self.reset()
 
     def reset(self) -> None:
         """Begins anew."""
         self._since, self._waited = time.monotonic(), 0.0
-        self._samples, self._steps = 0, 0
+        self._samples, self._flops = 0, 0.0
 
-    def count(self, samples: int) -> None:
-        """A step is done, with so many samples in this process's part of its batch."""
+    def count(self, samples: int, flops: float = 0.0) -> None:
+        """A step is done.
+
+        Args:
+            samples: in this process's part of its batch.
+            flops: operations that the model needs for the whole batch.
+        """
         self._samples += samples
-        self._steps += 1
+        self._flops += flops
 
     def next(self, loader: Loader) -> Batch | Episode:
         """The next batch, timed."""
@@ -80,8 +61,8 @@ class Meter:
     def read(self) -> dict[str, float]:
         """The rates since the last reading; the other processes are taken to do as much.
 
-        "mfu", the operations that the model needs over those that the devices could do, is there
-        where both are known.
+        "mfu", the operations that the model needs over those that the devices could have done, is
+        there where both are known.
         """
         if not self._samples:
             return {}
@@ -93,8 +74,7 @@ class Meter:
             "data_wait_fraction": round(self._waited / elapsed, 4),
         }
         if self._flops and self._peak:
-            could = self._peak * self._devices * elapsed
-            rates["mfu"] = round(self._flops * self._steps / could, 4)
+            rates["mfu"] = round(self._flops / (self._peak * elapsed), 4)
         self.reset()
         return rates
 

@@ -37,11 +37,7 @@ class Program:
         mesh: the devices.
         abstract: the train state as shapes with shardings.
         compiles: times that the step was traced; 1 for batches of one shape.
-        flops: of a step over all devices, counted in the program rather than measured; None while
-            nobody has counted them.
     """
-
-    flops: float | None = None
 
     def __init__(self, task: Task, mesh: Mesh, seed: int):
         self.mesh = mesh

@@ -18,9 +18,10 @@ from jax.sharding import AbstractMesh
 from jaxclone import config as configs
 from jaxclone import rng
 from jaxclone.export import plan as plans
-from jaxclone.export.chips import CHIPS, GIB, Topology
 from jaxclone.export.hlo import Collective
 from jaxclone.export.plan import audio_seconds, compile_step, largest_batch, memory
+from jaxclone.export.topology import Topology
+from jaxclone.sharding.chips import CHIPS, GIB
 from jaxclone.sharding.mesh import MeshConfig, make_mesh
 from jaxclone.sharding.rules import shardings, unbox
 from jaxclone.train.task import RunConfig

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from jaxclone.export.flops import count
 from jaxclone.nn.attention import SelfAttention
+from jaxclone.sharding.flops import count
 
 
 def operations(function, *shapes: tuple[int, ...], platform: str = "cpu") -> float:
