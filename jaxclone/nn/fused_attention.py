@@ -6,7 +6,6 @@ XLA, which computes the weights as they are written in `jaxclone.nn.attention`.
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import flax.linen as nn
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float
 
+from jaxclone.nn.devices import parts_of
 from jaxclone.types import Array, UserError
 
 AttentionImpl = Literal["auto", "xla", "flash", "cudnn"]
@@ -90,7 +90,7 @@ def fused_attention(
             key_value_seq_lengths=mask.sum(1, dtype=jnp.int32),
             implementation="cudnn",
         )
-    if _parts(("batch", None, "heads", None)) == (1, 1, 1, 1):
+    if parts_of(("batch", None, "heads", None)) == (1, 1, 1, 1):
         return _flash(query, key, value, mask)
     # The compiler does not look into the kernel: each device is given its part.
     whole, rows = (
@@ -147,17 +147,5 @@ def _platform() -> str:
 
 
 def _divides(batch: int, heads: int) -> bool:
-    parts = _parts(("batch", "heads"))
+    parts = parts_of(("batch", "heads"))
     return batch % parts[0] == 0 and heads % parts[1] == 0
-
-
-def _parts(axes: tuple[str | None, ...]) -> tuple[int, ...]:
-    """Over how many devices each of these logical axes is divided."""
-    shape = jax.sharding.get_abstract_mesh().shape
-    if not shape:
-        return (1,) * len(axes)
-    entries = nn.logical_to_mesh_axes(axes)
-    return tuple(
-        math.prod(shape[name] for name in ((entry,) if isinstance(entry, str) else entry or ()))
-        for entry in entries
-    )

@@ -9,9 +9,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import scipy.fft
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from jaxclone.nn.devices import parts_of
 from jaxclone.nn.weight_norm import weight_norm
 from jaxclone.types import Array
 
@@ -31,11 +33,14 @@ def grouped_conv(
             time, where XLA has no fast path for grouped convolutions. "auto" takes "fft" where it
             is compiled for a CPU.
     """
-    if impl == "fft":
-        return _fft_conv(x, kernel)
-    if impl == "lax":
-        return _lax_conv(x, kernel)
-    return _auto_conv(x, kernel)
+    conv = {"fft": _fft_conv, "lax": _lax_conv, "auto": _auto_conv}[impl]
+    (parts,) = parts_of(("batch",))
+    if parts == 1 or len(x) % parts:
+        return conv(x, kernel)
+    # The compiler does not divide the gradient of a grouped convolution's kernel: it would bring
+    # the whole batch to every device. So each is given its part.
+    rows = nn.logical_to_mesh_axes(("batch", None, None))
+    return jax.shard_map(conv, in_specs=(rows, PartitionSpec()), out_specs=rows)(x, kernel)
 
 
 # The choice is made when the program is lowered, not when it is traced: the same trace compiles

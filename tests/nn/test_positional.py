@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,3 +69,39 @@ def test_weights_start_with_the_norm_of_their_direction():
     params = PositionalConv(8, 4).init(rng.root(0), jnp.zeros((1, 10, 12)))["params"]
     norm = jnp.linalg.norm(params["direction"].unbox(), axis=(1, 2))
     np.testing.assert_allclose(params["scale"].unbox()[:, 0, 0], norm, rtol=1e-5)
+
+
+ON_EIGHT_DEVICES = """
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+jax.config.update("jax_num_cpu_devices", 8)
+from jaxclone.nn.positional import grouped_conv
+from jaxclone.sharding.mesh import MeshConfig, activate, batch_sharding, make_mesh
+
+random = np.random.default_rng(0)
+x = random.standard_normal((8, 40, 16)).astype(np.float32)
+kernel = random.standard_normal((8, 4, 16)).astype(np.float32)
+mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+places = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec(None, "fsdp", "tensor"))
+for impl in ("lax", "auto"):
+    gradients = jax.grad(lambda *args: jnp.square(grouped_conv(*args, impl)).sum(), (0, 1))
+    expected = jax.jit(gradients)(x, kernel)
+    with activate(mesh):
+        divided = jax.jit(gradients, in_shardings=places, out_shardings=places)
+        found = divided(x, kernel)
+        program = divided.lower(x, kernel).compile().as_text()
+    for got, want in zip(found, expected):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-3)
+    assert "f32[2,40,16]" in program
+    assert "[8,40,16]" not in program and "[4,40,16]" not in program
+"""
+
+
+def test_a_batch_that_is_divided_stays_divided():
+    done = subprocess.run(
+        [sys.executable, "-c", ON_EIGHT_DEVICES], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
