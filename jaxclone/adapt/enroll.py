@@ -119,6 +119,7 @@ def enroll(
     waveforms: Sequence[Float[np.ndarray, " _"]],
     config: AdaptConfig,
     steps: int = 0,
+    seed: int = 0,
 ) -> Voice:
     """Makes a Voice of a person's recordings.
 
@@ -128,6 +129,7 @@ def enroll(
         waveforms: recordings at the networks' sample rate.
         config: of the adaptation.
         steps: inner steps; 0 keeps the embedding and F0 statistics alone.
+        seed: of how the recordings are disguised for those steps.
 
     Raises:
         UserError: nothing in the recordings is voiced, or adaptation is asked of a model without
@@ -153,7 +155,8 @@ def enroll(
             f0=np.stack([pitch.f0(w, audio) for w in waveform]),
         )
 
-        lesson = _prepare(networks, config, params, batch)
+        key = rng.stream(rng.root(seed), "enroll")
+        lesson = _prepare(networks, config, params, batch, key)
         adapter = params["adapter"]
         for _ in range(steps):
             adapter = _learn(networks, config.learning_rate, params, adapter, lesson)
@@ -174,8 +177,10 @@ def _embed(networks: VoiceConversion, params: Tree, waveform: Array, length: Arr
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _prepare(networks: VoiceConversion, config: AdaptConfig, params: Tree, batch: Batch) -> Lesson:
-    keys = rng.per_example(rng.stream(rng.root(0), "enroll"), batch.example)
+def _prepare(
+    networks: VoiceConversion, config: AdaptConfig, params: Tree, batch: Batch, key: Key[Array, ""]
+) -> Lesson:
+    keys = rng.per_example(key, batch.example)
     return make_lesson(networks, params, batch, keys, config)
 
 

@@ -29,12 +29,14 @@ class EnrollOptions:
         model: bundles that together hold encoder, speaker encoder, converter and vocoder; those
             of `jaxclone demo` (runs/demo/bundle) by default.
         steps: steps of adaptation to the recordings; 0 takes the embedding and the pitch alone.
+        seed: of what is random in those steps.
     """
 
     references: tyro.conf.Positional[tuple[Path, ...]]
     out: Path
     model: tuple[Path, ...] = ()
     steps: int = 0
+    seed: int = 0
 
 
 def main(args: Sequence[str]) -> dict[str, Any]:
@@ -46,7 +48,9 @@ def main(args: Sequence[str]) -> dict[str, Any]:
     prepare(options.out, ".safetensors")
     cloner = load_cloner(options.model)
     voice = cloner.enroll(
-        read_references(options.references, cloner.audio.sample_rate), steps=options.steps
+        read_references(options.references, cloner.audio.sample_rate),
+        steps=options.steps,
+        seed=options.seed,
     )
     save_voice(options.out, voice, cloner.audio, cloner.fingerprint)
     return {

@@ -83,9 +83,11 @@ class Cloner:
         """What waveforms and mels are."""
         return self.networks.audio
 
-    def enroll(self, waveforms: Sequence[Float[np.ndarray, " _"]], steps: int = 0) -> Voice:
+    def enroll(
+        self, waveforms: Sequence[Float[np.ndarray, " _"]], steps: int = 0, seed: int = 0
+    ) -> Voice:
         """Makes a Voice of recordings at `audio.sample_rate`; 3 to 5 s in all are enough."""
-        return enroll(self.networks, self.params, waveforms, self.adapt, steps)
+        return enroll(self.networks, self.params, waveforms, self.adapt, steps, seed)
 
     def convert(self, waveform: Float[np.ndarray, " t"], voice: Voice) -> Float[np.ndarray, " t"]:
         """Says what the recording says in another voice.

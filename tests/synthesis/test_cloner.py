@@ -71,6 +71,9 @@ def test_enrolling_with_steps_moves_the_adapter_alone(cloner, speakers):
     assert max(jax.tree.leaves(moved)) > 0
     again = cloner.enroll(speakers["pitch180"][:2], steps=2)
     jax.tree.map(np.testing.assert_array_equal, adapted.adapter, again.adapter)
+    other = cloner.enroll(speakers["pitch180"][:2], steps=2, seed=1)
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), adapted.adapter, other.adapter)
+    assert max(jax.tree.leaves(moved)) > 0
 
 
 def test_steps_without_adapters_are_refused(cloner, speakers):
