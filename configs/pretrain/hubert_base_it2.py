@@ -11,54 +11,24 @@ Score: not run by us. The paper judges the encoder by its word error rate after 
 import dataclasses
 from typing import Literal
 
-from data_pipelines.loader import CropConfig
-from jaxclone.losses.masked_units import MaskedUnitsConfig
-from jaxclone.models.hubert import HubertConfig
-from jaxclone.models.kmeans import KMeansConfig
-from jaxclone.nn.masking import MaskingConfig
+from jaxclone import config as configs
 from jaxclone.train.hubert import HubertPretrainConfig
-from jaxclone.train.optim import OptimConfig
-from jaxclone.train.targets import TargetsConfig
 
 
 def get_config(size: Literal["full", "smoke"] = "full") -> HubertPretrainConfig:
-    """Hsu et al. 2021 §IV and fairseq's `hubert_base_librispeech.yaml`."""
+    """As iteration 1, but for these (Hsu et al. 2021 §IV)."""
     smoke = size == "smoke"
-    model = HubertConfig.tiny(units=12) if smoke else HubertConfig.base(units=500)
-    # Ours: padding changes nothing, and there is a frame for each hop, as the other models want.
-    encoder = dataclasses.replace(model.encoder, conv_norm="masked_group", pad_input=True)
-    crops = CropConfig(
-        batch_size=4 if smoke else 192,  # 50 min of audio at most; published: 47 min
-        crop_seconds=1.0 if smoke else 15.62,
-        units="hubert-base-it2-smoke" if smoke else "hubert-base-it2",
-        workers=0 if smoke else 8,
-    )
-    return HubertPretrainConfig(
+    first = configs.load(f"pretrain/hubert_base_it1:{size}")
+    units = "hubert-base-it2-smoke" if smoke else "hubert-base-it2"
+    return dataclasses.replace(
+        first,
         name="hubert-base-it2",
-        model=dataclasses.replace(model, encoder=encoder),
-        data=crops,
-        valid=dataclasses.replace(crops, split="valid", batch_size=4 if smoke else 64),
-        masking=MaskingConfig(start_probability=0.08, span=10, min_spans=2),
-        loss=MaskedUnitsConfig(masked=1.0, unmasked=0.0, feature_penalty=10.0),
-        targets=TargetsConfig(
-            bundle="runs/hubert-base-it1/bundle",
-            layer=1 if smoke else 6,
-            fraction=1.0 if smoke else 0.1,
-            kmeans=KMeansConfig(batch_size=200, inits=2, epochs=5) if smoke else KMeansConfig(),
+        model=dataclasses.replace(first.model, units=12 if smoke else 500),
+        data=dataclasses.replace(first.data, units=units),
+        valid=dataclasses.replace(first.valid, units=units),
+        targets=dataclasses.replace(
+            first.targets, bundle="runs/hubert-base-it1/bundle", layer=1 if smoke else 6
         ),
-        optim=OptimConfig(
-            learning_rate=5e-4,
-            betas=(0.9, 0.98),
-            eps=1e-6,
-            weight_decay=0.01,
-            decay=(("", True),),
-            warmup_steps=2 if smoke else 32_000,
-            schedule="linear",
-            clip_norm=10.0,
-        ),
+        optim=dataclasses.replace(first.optim, warmup_steps=2 if smoke else 32_000),
         steps=4 if smoke else 400_000,
-        precision="f32" if smoke else "bf16",
-        log_every=1 if smoke else 200,
-        eval_every=0 if smoke else 5_000,
-        checkpoint_every=2 if smoke else 5_000,
     )
