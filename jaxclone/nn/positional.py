@@ -18,6 +18,7 @@ from jaxclone.nn.weight_norm import weight_norm
 from jaxclone.types import Array
 
 Impl = Literal["auto", "fft", "lax"]
+Conv = Callable[[Array, Array], Array]
 
 
 def grouped_conv(
@@ -33,7 +34,8 @@ def grouped_conv(
             time, where XLA has no fast path for grouped convolutions. "auto" takes "fft" where it
             is compiled for a CPU.
     """
-    conv = {"fft": _fft_conv, "lax": _lax_conv, "auto": _auto_conv}[impl]
+    ways: dict[Impl, Conv] = {"fft": _fft_conv, "lax": _lax_conv, "auto": _auto_conv}
+    conv = ways[impl]
     (parts,) = parts_of(("batch",))
     if parts == 1 or len(x) % parts:
         return conv(x, kernel)
@@ -56,7 +58,7 @@ def _auto_conv_fwd(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]
 
 
 def _auto_conv_bwd(residuals: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
-    def pull(conv: Callable[[Array, Array], Array]) -> Callable[..., tuple[Array, Array]]:
+    def pull(conv: Conv) -> Callable[..., tuple[Array, Array]]:
         return lambda x, kernel, grad: jax.vjp(conv, x, kernel)[1](grad)
 
     return jax.lax.platform_dependent(
