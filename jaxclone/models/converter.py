@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -13,7 +14,11 @@ from jaxtyping import Float, Int
 
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.nn.adapter import Adapter
+from jaxclone.nn.layers import dense, same_conv
+from jaxclone.nn.norm import layer_norm
 from jaxclone.types import Array, length_mask
+
+_dense = functools.partial(dense, kernel_init=nn.initializers.lecun_normal())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,14 +110,14 @@ class Converter(nn.Module):
         speaker = speaker.astype(self.dtype)
 
         content = instance_norm(content, mask).astype(self.dtype)
-        content = _dense(config.bottleneck, "embed", "bottleneck", self.dtype, "bottleneck")(
+        content = _dense(config.bottleneck, ("embed", "bottleneck"), self.dtype, "bottleneck")(
             content
         )
         voiced = (f0 > 0).astype(self.dtype)
         # log2 of F0 over 150 Hz: speech lies within about two octaves of it.
         octaves = jnp.log2(jnp.maximum(f0, 1.0) / 150.0).astype(self.dtype) * voiced
         pitch = jnp.stack([octaves, voiced], axis=-1)
-        x = _dense(config.width, "bottleneck", "embed", self.dtype, "inlet")(
+        x = _dense(config.width, ("bottleneck", "embed"), self.dtype, "inlet")(
             jnp.concatenate([content, pitch], axis=-1) * mask
         )
         for index in range(config.layers):
@@ -120,16 +125,12 @@ class Converter(nn.Module):
                 x, speaker, mask
             )
             x = nn.with_logical_constraint(x, ("batch", "time", "embed"))
-        x = nn.LayerNorm(
-            dtype=self.dtype,
-            scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),
-            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)),
-            name="norm",
-        )(x)
+        x = layer_norm("embed", self.dtype, "norm")(x)
         # The bias starts at the level of quiet speech, so that training starts near the data.
         x = x.astype(jnp.float32)
-        smooth = _outlet(self.audio.n_mels, -6.0, "outlet")(x)
-        depth = _outlet(self.audio.n_mels, 0.5, "ripple")(x)
+        bands, axes = self.audio.n_mels, ("embed", "mel")
+        smooth = _dense(bands, axes, jnp.float32, "outlet", bias=-6.0)(x)
+        depth = _dense(bands, axes, jnp.float32, "ripple", bias=0.5)(x)
         return (smooth + depth * harmonic_ripple(f0, self.audio)) * mask
 
 
@@ -143,23 +144,12 @@ class _Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, speaker: Array, mask: Array) -> Array:
         width = self.config.width
-        modulation = _dense(2 * width, "speaker", "mlp", self.dtype, "modulation")(speaker)
+        modulation = _dense(2 * width, ("speaker", "mlp"), self.dtype, "modulation")(speaker)
         scale, shift = jnp.split(modulation[:, None, :], 2, axis=-1)
         x = nn.LayerNorm(use_scale=False, use_bias=False, dtype=self.dtype)(x)
         x = (x * (1 + scale) + shift) * mask
-        x = nn.Conv(
-            width,
-            (self.config.kernel,),
-            kernel_dilation=(self.dilation,),
-            padding="SAME",
-            dtype=self.dtype,
-            kernel_init=nn.with_logical_partitioning(
-                nn.initializers.lecun_normal(), ("kernel", "channels_in", "channels_out")
-            ),
-            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("channels_out",)),
-            name="conv",
-        )(x)
-        x = _dense(width, "channels_in", "embed", self.dtype, "mix")(nn.gelu(x))
+        x = same_conv(width, self.config.kernel, self.dtype, "conv", self.dilation)(x)
+        x = _dense(width, ("channels_in", "embed"), self.dtype, "mix")(nn.gelu(x))
         if self.config.adapter_rank:
             x = Adapter(self.config.adapter_rank, self.dtype, name="adapter")(x)
         return x
@@ -198,22 +188,3 @@ def harmonic_ripple(f0: Float[Array, "b f"], audio: AudioSpec) -> Float[Array, "
     # The Fourier transform of a triangle is a squared sinc.
     seen = jnp.cos(2 * np.pi * centre * per_hertz) * jnp.sinc(half_width * per_hertz) ** 2
     return jnp.where(f0[..., None] > 0, seen, 0.0)
-
-
-def _outlet(n_mels: int, level: float, name: str) -> nn.Dense:
-    return nn.Dense(
-        n_mels,
-        kernel_init=nn.with_logical_partitioning(nn.initializers.lecun_normal(), ("embed", "mel")),
-        bias_init=nn.with_logical_partitioning(nn.initializers.constant(level), ("mel",)),
-        name=name,
-    )
-
-
-def _dense(width: int, inner: str, outer: str, dtype: DTypeLike, name: str) -> nn.Dense:
-    return nn.Dense(
-        width,
-        dtype=dtype,
-        kernel_init=nn.with_logical_partitioning(nn.initializers.lecun_normal(), (inner, outer)),
-        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, (outer,)),
-        name=name,
-    )

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
+from jaxclone.nn.layers import dense, same_conv
+from jaxclone.nn.norm import layer_norm, scale_log_mel
 from jaxclone.types import Array, length_mask
 
 
@@ -67,49 +69,27 @@ class SpeakerEncoder(nn.Module):
         """
         config = self.config
         mask = length_mask(length, log_mel.shape[1])[..., None]
-        # Log-mel lies in about [-11.5, 2]; this brings it to the order of one.
-        x = ((log_mel + 5.0) / 4.0).astype(self.dtype) * mask
-        x = _conv(config.channels, 1, self.dtype, "stem")(x)
+        x = scale_log_mel(log_mel).astype(self.dtype) * mask
+        x = same_conv(config.channels, 1, self.dtype, "stem")(x)
         for index in range(config.layers):
-            y = nn.LayerNorm(
-                dtype=self.dtype,
-                scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("channels_out",)),
-                bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("channels_out",)),
-                name=f"norm_{index}",
-            )(x)
-            y = _conv(config.channels, config.kernel, self.dtype, f"conv_{index}", 2**index)(
+            y = layer_norm("channels_out", self.dtype, f"norm_{index}")(x)
+            y = same_conv(config.channels, config.kernel, self.dtype, f"conv_{index}", 2**index)(
                 y * mask
             )
             x = (x + nn.gelu(y)) * mask
-        score = _conv(config.attention, 1, self.dtype, "attention_in")(x)
-        score = _conv(config.channels, 1, self.dtype, "attention_out")(nn.tanh(score))
+        score = same_conv(config.attention, 1, self.dtype, "attention_in")(x)
+        score = same_conv(config.channels, 1, self.dtype, "attention_out")(nn.tanh(score))
         # Statistics in f32 whatever the precision of the layers.
         x = x.astype(jnp.float32)
         weight = jax.nn.softmax(jnp.where(mask, score.astype(jnp.float32), -1e9), axis=1)
         mean = jnp.sum(weight * x, axis=1)
         variance = jnp.sum(weight * (x - mean[:, None]) ** 2, axis=1)
         pooled = jnp.concatenate([mean, jnp.sqrt(variance + 1e-5)], axis=-1)
-        embedding = nn.Dense(
+        embedding = dense(
             config.embedding,
-            kernel_init=nn.with_logical_partitioning(
-                nn.initializers.lecun_normal(), ("channels_in", "speaker")
-            ),
-            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("speaker",)),
-            name="embedding",
+            ("channels_in", "speaker"),
+            jnp.float32,
+            "embedding",
+            nn.initializers.lecun_normal(),
         )(pooled)
         return embedding / jnp.sqrt(jnp.sum(embedding**2, axis=-1, keepdims=True) + 1e-8)
-
-
-def _conv(width: int, kernel: int, dtype: DTypeLike, name: str, dilation: int = 1) -> nn.Conv:
-    return nn.Conv(
-        width,
-        (kernel,),
-        kernel_dilation=(dilation,),
-        padding="SAME",
-        dtype=dtype,
-        kernel_init=nn.with_logical_partitioning(
-            nn.initializers.lecun_normal(), ("kernel", "channels_in", "channels_out")
-        ),
-        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("channels_out",)),
-        name=name,
-    )

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
 from jaxclone.audio.spec import AudioSpec
-from jaxclone.audio.spectral import log_mel
-from jaxclone.nn.attention import SelfAttention
 from jaxclone.nn.fused_attention import AttentionImpl
-from jaxclone.nn.layers import FeedForward, Keys, conv, dense, dropout, split_keys, uniform_fan_in
+from jaxclone.nn.layers import Keys, dense, dropout, scale_gradient, split_keys, uniform_fan_in
 from jaxclone.nn.masking import MaskedFrames
-from jaxclone.nn.norm import TimeNorm, layer_norm, mean_square, normalize_waveform
+from jaxclone.nn.norm import layer_norm, mean_square
 from jaxclone.nn.positional import Impl, PositionalConv
 from jaxclone.nn.quantize import GumbelQuantizer, QuantizerConfig
 from jaxclone.nn.relative import RelativePositions, RelativePositionsConfig
+from jaxclone.nn.stem import ConvStem, MelStem, StemNorm
+from jaxclone.nn.transformer import Remat, TransformerLayer, rematerialized
 from jaxclone.types import Array, Tree, UserError, length_mask
-
-Remat = Literal["none", "dots", "full"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +70,7 @@ class Wav2Vec2Config:
     conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
     conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
     conv_bias: bool = False
-    conv_norm: Literal["group", "masked_group", "layer"] = "group"
+    conv_norm: StemNorm = "group"
     pad_input: bool = False
     normalize_input: bool = False
     feature_grad_scale: float = 0.1
@@ -267,9 +263,7 @@ class Wav2Vec2Encoder(nn.Module):
         input_keys, embed_keys, layer_keys = split_keys(keys, 3)
         frame_length = config.frame_length(length)
 
-        stem_kind = _remat(_ConvStem if config.mel is None else _MelStem, config.remat)
-        stem = stem_kind(config, self.dtype, name="stem")(waveform, length)
-        stem = _scale_gradient(stem, config.feature_grad_scale)
+        stem = scale_gradient(self._stem()(waveform, length), config.feature_grad_scale)
         normalized = layer_norm("channels_out", self.dtype, "stem_norm")(stem)
 
         x = dense(config.width, ("channels_out", "embed"), self.dtype, "project", uniform_fan_in)(
@@ -298,15 +292,6 @@ class Wav2Vec2Encoder(nn.Module):
         x = dropout(x, config.dropout, embed_keys)
         x = nn.with_logical_constraint(x, ("batch", "time", "embed"))
 
-        stack = nn.scan(
-            _remat(_Layer, config.remat),
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(nn.broadcast, nn.broadcast, 0),
-            length=config.layers,
-            unroll=config.scan_unroll,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )(config, self.dtype, name="layers")
         if layer_keys is not None:
             layer_keys = jnp.stack(split_keys(layer_keys, config.layers))  # type: ignore[arg-type]
         positions = None
@@ -314,7 +299,7 @@ class Wav2Vec2Encoder(nn.Module):
             positions = RelativePositions(
                 config.relative_positions, config.heads, name="relative_positions"
             )(x.shape[1])
-        last, hidden = stack(x, mask, positions, layer_keys)
+        last, hidden = self._layers()(x, mask, positions, layer_keys)
         return EncoderOutput(
             stem,
             normalized,
@@ -323,114 +308,45 @@ class Wav2Vec2Encoder(nn.Module):
             frame_length,
         )
 
-
-def _remat(module: type[nn.Module], remat: bool | Remat) -> type[nn.Module]:
-    """A module that computes in the backward pass what it does not keep."""
-    if remat in (False, "none"):
-        return module
-    # Within a scan nothing could be merged with what was computed before; outside of one, the
-    # compiler would do just that.
-    return nn.remat(
-        module,
-        prevent_cse=module is not _Layer,
-        policy=_keep_products if remat == "dots" else None,
-    )
-
-
-def _keep_products(primitive: Any, *avals: Any, **params: Any) -> bool:
-    """Keeps what is dear to compute: convolutions, and products without a batch dimension."""
-    if primitive.name == "conv_general_dilated":
-        return True
-    return jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *avals, **params)
-
-
-class _ConvStem(nn.Module):
-    """Strided convolutions from samples to frames."""
-
-    config: Wav2Vec2Config
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, waveform: Array, length: Array) -> Array:
+    def _stem(self) -> nn.Module:
         config = self.config
-        if config.normalize_input:
-            waveform = normalize_waveform(waveform, length)
-        else:
-            waveform = jnp.where(length_mask(length, waveform.shape[1]), waveform, 0)
-        waveform = jnp.pad(waveform, ((0, 0), (config.padding, config.padding)))
-        length = length + 2 * config.padding
-        x = waveform[..., None].astype(self.dtype)
-        for index, (kernel, stride) in enumerate(zip(config.conv_kernels, config.conv_strides)):
-            x = conv(
-                config.conv_width, kernel, stride, self.dtype, config.conv_bias, f"conv_{index}"
-            )(x)
-            length = jnp.maximum((length - kernel) // stride + 1, 0)
-            if config.conv_norm == "layer":
-                x = layer_norm("channels_out", self.dtype, f"norm_{index}")(x)
-            elif index == 0:
-                masked = config.conv_norm == "masked_group"
-                x = TimeNorm(masked, self.dtype, name=f"norm_{index}")(x, length)
-            x = nn.gelu(x, approximate=False)
-        return nn.with_logical_constraint(x, ("batch", "time", "channels_out"))
-
-
-class _MelStem(nn.Module):
-    """Two convolutions over log-mel frames."""
-
-    config: Wav2Vec2Config
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, waveform: Array, length: Array) -> Array:
-        config = self.config
-        assert config.mel is not None, "the other stem is for models without a mel"
-        mel = log_mel(waveform, config.mel, length)
-        mask = length_mask(config.frame_length(length), mel.shape[1])[..., None]
-        # Log-mel lies in about [-11.5, 2]; this brings it to the order of one.
-        x = ((mel + 5) / 4).astype(self.dtype)
-        for index in range(2):
-            x = jnp.pad(jnp.where(mask, x, 0), ((0, 0), (1, 1), (0, 0)))
-            x = conv(config.conv_width, 3, 1, self.dtype, name=f"conv_{index}")(x)
-            x = nn.gelu(x, approximate=False)
-        return nn.with_logical_constraint(x, ("batch", "time", "channels_out"))
-
-
-class _Layer(nn.Module):
-    """Attention and feed-forward, each with its residual; the shape that `nn.scan` wants."""
-
-    config: Wav2Vec2Config
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(
-        self, x: Array, mask: Array, positions: Array | None, keys: Keys | None
-    ) -> tuple[Array, Array]:
-        config = self.config
-        attention_keys, mlp_keys, drop_keys = split_keys(keys, 3)
-        attention = SelfAttention(
-            config.heads,
-            config.attention_dropout,
-            config.dropout,
-            self.dtype,
-            config.attention_impl,
-            name="attention",
+        if config.mel is not None:
+            kind = rematerialized(MelStem, config.remat, in_scan=False)
+            return kind(config.conv_width, config.mel, self.dtype, name="stem")
+        return rematerialized(ConvStem, config.remat, in_scan=False)(
+            width=config.conv_width,
+            kernels=config.conv_kernels,
+            strides=config.conv_strides,
+            use_bias=config.conv_bias,
+            norm=config.conv_norm,
+            padding=config.padding,
+            normalize_input=config.normalize_input,
+            dtype=self.dtype,
+            name="stem",
         )
-        mlp = FeedForward(
-            config.mlp_width, config.activation_dropout, config.dropout, self.dtype, name="mlp"
+
+    def _layers(self) -> nn.Module:
+        config = self.config
+        return nn.scan(
+            rematerialized(TransformerLayer, config.remat, in_scan=True),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast, nn.broadcast, 0),
+            length=config.layers,
+            unroll=config.scan_unroll,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(
+            heads=config.heads,
+            mlp_width=config.mlp_width,
+            norm_first=config.norm_first,
+            dropout=config.dropout,
+            attention_dropout=config.attention_dropout,
+            activation_dropout=config.activation_dropout,
+            layer_drop=config.layer_drop,
+            attention_impl=config.attention_impl,
+            dtype=self.dtype,
+            name="layers",
         )
-        norm_attention = layer_norm("embed", self.dtype, "norm_attention")
-        norm_mlp = layer_norm("embed", self.dtype, "norm_mlp")
-        if config.norm_first:
-            y = x + attention(norm_attention(x), mask, attention_keys, positions)
-            y = y + mlp(norm_mlp(y), mlp_keys)
-        else:
-            y = norm_attention(x + attention(x, mask, attention_keys, positions))
-            y = norm_mlp(y + mlp(y, mlp_keys))
-        if drop_keys is not None and config.layer_drop:
-            skip = jax.vmap(lambda key: jax.random.bernoulli(key, config.layer_drop))(drop_keys)
-            y = jnp.where(skip[:, None, None], x, y)
-        y = nn.with_logical_constraint(y, ("batch", "time", "embed"))
-        return y, y
 
 
 @dataclasses.dataclass(frozen=True)
@@ -544,12 +460,3 @@ class Wav2Vec2Pretraining(nn.Module):
             quantized.probabilities,
             mean_square(encoded.stem, encoded.frame_length),
         )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _scale_gradient(x: Array, scale: float) -> Array:
-    """The identity, whose gradient is multiplied by `scale`."""
-    return x
-
-
-_scale_gradient.defvjp(lambda x, scale: (x, None), lambda scale, _, grad: (scale * grad,))

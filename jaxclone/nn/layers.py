@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import flax.linen as nn
@@ -26,6 +27,7 @@ def dense(
     dtype: DTypeLike,
     name: str | None = None,
     kernel_init: Initializer = nn.initializers.normal(0.02),
+    bias: float = 0.0,
 ) -> nn.Dense:
     """A linear layer over the last axis.
 
@@ -35,12 +37,13 @@ def dense(
         dtype: of the computation.
         name: of the submodule.
         kernel_init: the default is BERT's, used by the transformer of wav2vec 2.0.
+        bias: its initial value.
     """
     return nn.Dense(
         features,
         dtype=dtype,
         kernel_init=nn.with_logical_partitioning(kernel_init, axes),
-        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
+        bias_init=nn.with_logical_partitioning(nn.initializers.constant(bias), axes[1:]),
         name=name,
     )
 
@@ -64,6 +67,32 @@ def conv(
         dtype=dtype,
         kernel_init=nn.with_logical_partitioning(
             kernel_init, ("kernel", "channels_in", "channels_out")
+        ),
+        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("channels_out",)),
+        name=name,
+    )
+
+
+def same_conv(
+    features: int, kernel: int, dtype: DTypeLike, name: str | None = None, dilation: int = 1
+) -> nn.Conv:
+    """A convolution over time that keeps the number of positions, from LeCun's initial values.
+
+    Args:
+        features: channels of the result.
+        kernel: taps.
+        dtype: of the computation.
+        name: of the submodule.
+        dilation: positions from one tap to the next.
+    """
+    return nn.Conv(
+        features,
+        (kernel,),
+        kernel_dilation=(dilation,),
+        padding="SAME",
+        dtype=dtype,
+        kernel_init=nn.with_logical_partitioning(
+            nn.initializers.lecun_normal(), ("kernel", "channels_in", "channels_out")
         ),
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("channels_out",)),
         name=name,
@@ -114,6 +143,15 @@ def _scramble(x: Array, seed: Array) -> Array:
     x = (x ^ (x >> 15) ^ seed) * np.uint32(0x735A2D97)
     x = (x ^ (x >> 15)) * np.uint32(0x21F0AAAD)
     return x ^ (x >> 16)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def scale_gradient(x: Array, scale: float) -> Array:
+    """The identity, whose gradient is multiplied by `scale`."""
+    return x
+
+
+scale_gradient.defvjp(lambda x, scale: (x, None), lambda scale, _, grad: (scale * grad,))
 
 
 class FeedForward(nn.Module):

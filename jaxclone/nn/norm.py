@@ -53,6 +53,11 @@ class TimeNorm(nn.Module):
         return ((x - mean) * (jax.lax.rsqrt(variance + 1e-5) * scale) + bias).astype(self.dtype)
 
 
+def scale_log_mel(log_mel: Float[Array, "*b m"]) -> Float[Array, "*b m"]:
+    """Natural-log mels, which lie in about [-11.5, 2], brought to the order of one."""
+    return (log_mel + 5.0) / 4.0
+
+
 def normalize_waveform(
     waveform: Float[Array, "b t"], length: Int[Array, " b"]
 ) -> Float[Array, "b t"]:
