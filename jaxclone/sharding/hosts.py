@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxclone.sharding.roll import Place, Roll, listen
+from jaxclone.sharding.roll import FAILED, LOST, Place, Roll, listen
 from jaxclone.types import UserError
 
 # How long a process that fails waits for the others to fail likewise.
@@ -140,18 +140,32 @@ def fail_at_exit() -> None:
     """
     if _roll is not None:
         _roll.leave(failed=True)
+    _leave_at_exit(FAILED)
+
+
+def stop_at_exit() -> None:
+    """For a process that was told to stop where others may wait for it: all end, to start again.
+
+    As `fail_at_exit`, but every process ends with the code of a run that can be continued.
+    """
+    if _roll is not None:
+        _roll.stop()
+    _leave_at_exit(LOST)
+
+
+def _leave_at_exit(code: int) -> None:
     if jax.process_count() > 1:
-        atexit.register(_take_leave)
+        atexit.register(_take_leave, code)
 
 
-def _take_leave() -> None:
+def _take_leave(code: int) -> None:
     leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
     leaving.start()
     leaving.join(LEAVING_SECONDS)
     if leaving.is_alive():
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)
+        os._exit(code)
 
 
 def _completed(config: HostsConfig) -> HostsConfig:

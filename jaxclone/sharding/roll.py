@@ -237,6 +237,13 @@ class Roll:
             for link in self._links.values():
                 link.send("failed" if failed else "done")
 
+    def stop(self) -> None:
+        """Ends the others, which may be waiting for this process: it was told to stop."""
+        if not self._left.is_set():
+            self._left.set()
+            for link in self._links.values():
+                link.send("lost", LOST, f"{self._name([self._place.process])} was told to stop")
+
     def await_verdict(self, told: bool) -> None:
         """Gives a loss, of which an error here may be a consequence, the time to end the run.
 

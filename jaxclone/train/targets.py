@@ -31,7 +31,7 @@ from data_pipelines.units import MOST, NO_UNIT, units_made_by, units_path, write
 from jaxclone import config as configs
 from jaxclone.models.hubert import HubertConfig
 from jaxclone.models.kmeans import KMeansConfig, KMeansState, nearest
-from jaxclone.sharding.hosts import fail_at_exit
+from jaxclone.sharding.hosts import fail_at_exit, stop_at_exit
 from jaxclone.sharding.mesh import (
     MeshConfig,
     activate,
@@ -41,6 +41,7 @@ from jaxclone.sharding.mesh import (
     replicated,
 )
 from jaxclone.tensors import load_tensors, save_tensors
+from jaxclone.train.errors import Interrupted
 from jaxclone.train.features import (
     Apply,
     Features,
@@ -51,6 +52,7 @@ from jaxclone.train.features import (
     without_mean,
 )
 from jaxclone.train.kmeans import Table, fit_kmeans
+from jaxclone.train.signals import Interrupting
 from jaxclone.train.task import RunConfig
 from jaxclone.tree import fingerprint
 from jaxclone.types import Tree, UserError
@@ -109,11 +111,16 @@ def make_targets(
     Raises:
         UserError: no such corpus or bundle, settings that do not fit it, units of that name that
             another run made, or a folder that cannot be written.
+        Interrupted: stopped by a signal; the same call continues.
     """
     if model.units > MOST:
         raise UserError(f"model.units {model.units} is more than the {MOST} that can be stored")
     try:
-        _Targets(run, targets, model, data, folder, load).make()
+        with Interrupting("the units were made"):
+            _Targets(run, targets, model, data, folder, load).make()
+    except Interrupted:
+        stop_at_exit()
+        raise
     except BaseException:
         fail_at_exit()
         raise

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +28,7 @@ from jaxclone.models.kmeans import KMeansConfig, nearest
 from jaxclone.models.wav2vec2 import Wav2Vec2Encoder
 from jaxclone.tensors import load_tensors
 from jaxclone.train import targets
+from jaxclone.train.errors import Interrupted
 from jaxclone.train.features import mfcc_features, without_mean
 from jaxclone.train.hubert import HubertPretrainConfig
 from jaxclone.train.targets import TargetsConfig
@@ -129,6 +132,31 @@ def test_a_stop_while_features_are_made(run, monkeypatch):
     calls += [None, None]
     prepare(run)
     assert len(calls) - 2 == 2 + 3, "two shards' features, three shards' units"
+
+
+@pytest.mark.parametrize("stage", ["over_frames", "fit_kmeans", "write_units"])
+def test_a_signal_before_the_first_step(run, monkeypatch, stage):
+    """One line, the code of a run that is to be started again, and nothing made twice."""
+    real = getattr(targets, stage)
+
+    def stopped(*args, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("it goes on")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(targets, stage, stopped)
+    with pytest.raises(Interrupted, match=r"^stopped by a signal while the units ") as stop:
+        prepare(run)
+    assert stop.value.exit_code == 75
+    assert signal.getsignal(signal.SIGTERM) is before
+    features = sorted((Path(run.out) / "targets").glob("features-*/*"))
+    assert len(features) == {"over_frames": 0, "fit_kmeans": 3, "write_units": 0}[stage]
+    assert not any(path.name.startswith(".") for path in features)
+
+    monkeypatch.setattr(targets, stage, real)
+    if stage == "write_units":
+        monkeypatch.setattr(targets, "fit_kmeans", None)
+    assert len(prepare(run)) == 3
 
 
 def test_of_another_seed_they_are_another_runs(run, tmp_path):
