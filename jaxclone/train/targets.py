@@ -31,7 +31,7 @@ from data_pipelines.units import MOST, NO_UNIT, units_made_by, units_path, write
 from jaxclone import config as configs
 from jaxclone.models.hubert import HubertConfig
 from jaxclone.models.kmeans import KMeansConfig, KMeansState, nearest
-from jaxclone.sharding.hosts import fail_at_exit, stop_at_exit
+from jaxclone.sharding.hosts import failing_alone, stop_at_exit
 from jaxclone.sharding.mesh import (
     MeshConfig,
     activate,
@@ -115,15 +115,16 @@ def make_targets(
     """
     if model.units > MOST:
         raise UserError(f"model.units {model.units} is more than the {MOST} that can be stored")
-    try:
-        with Interrupting("the units were made"):
-            _Targets(run, targets, model, data, folder, load).make()
-    except Interrupted:
+    stopped = None
+    with failing_alone():
+        try:
+            with Interrupting("the units were made"):
+                _Targets(run, targets, model, data, folder, load).make()
+        except Interrupted as stop:
+            stopped = stop
+    if stopped is not None:
         stop_at_exit()
-        raise
-    except BaseException:
-        fail_at_exit()
-        raise
+        raise stopped
 
 
 class _Targets:
