@@ -296,9 +296,14 @@ class _Targets:
         with activate(self.here), bar:
             params = jax.device_put(self._features().params, whole) if jobs else {}
             run = jax.jit(apply, in_shardings=(whole, split, split), out_shardings=split)
+
+            def compute(waveform: np.ndarray, length: np.ndarray) -> tuple[jax.Array, jax.Array]:
+                # Among several processes, jit itself divides no arrays of the host.
+                return run(params, *jax.device_put((waveform, length), split))
+
             yield functools.partial(
                 over_frames,
-                compute=functools.partial(run, params),
+                compute=compute,
                 rows=targets.batch_size * batch_parts(self.here),
                 chunk=max(1, round(targets.chunk_seconds * corpus.spec.frame_rate)),
                 on_progress=bar.update,
