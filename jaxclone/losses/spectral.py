@@ -65,8 +65,14 @@ def multi_resolution_stft(
     """
     total = jnp.float32(0)
     for n_fft, hop_length, win_length in resolutions:
+        # The log magnitudes need a floor, also where the log-mels have one of their own.
         spec = dataclasses.replace(
-            spec, n_fft=n_fft, hop_length=hop_length, win_length=win_length, fmax=None
+            spec,
+            n_fft=n_fft,
+            hop_length=hop_length,
+            win_length=win_length,
+            fmax=None,
+            power_floor=AudioSpec.power_floor,
         )
         frames = None if length is None else jnp.asarray(length) // hop_length
         p, t = magnitude(predicted, spec, length), magnitude(truth, spec, length)

@@ -38,9 +38,18 @@ class TrainState(struct.PyTreeNode):
 
 
 class GanState(struct.PyTreeNode):
-    """A run with a generator and a discriminator, each with its own optimiser."""
+    """A run with a generator and a discriminator, each with its own optimiser.
+
+    Attributes:
+        step: i32[] batches seen.
+        key: the root random key of the run.
+        generator: what speaks.
+        discriminator: what judges it.
+        ema: the mean of the generator's parameters over the last steps; {} where none is kept.
+    """
 
     step: Tree
     key: Tree
     generator: ModelState
     discriminator: ModelState
+    ema: Tree = struct.field(default_factory=dict)
