@@ -249,7 +249,7 @@ class Wav2Vec2Encoder(nn.Module):
     @nn.compact
     def __call__(
         self,
-        waveform: Float[Array, "b t"],
+        waveform: Float[Array, "b t"] | Float[Array, "b f m"],
         length: Int[Array, " b"],
         *,
         mask_frames: Bool[Array, "b f"] | None = None,
@@ -258,7 +258,8 @@ class Wav2Vec2Encoder(nn.Module):
         """Encodes a batch.
 
         Args:
-            waveform: samples; what follows an example's length is ignored.
+            waveform: samples, or to an encoder of mels the log-mels themselves; what follows an
+                example's length is ignored.
             length: true samples.
             mask_frames: frames whose features are replaced by the mask embedding.
             keys: one an example, for dropout; None for none.
@@ -384,7 +385,7 @@ class _MelStem(nn.Module):
     def __call__(self, waveform: Array, length: Array) -> Array:
         config = self.config
         assert config.mel is not None, "the other stem is for models without a mel"
-        mel = log_mel(waveform, config.mel, length)
+        mel = waveform if waveform.ndim == 3 else log_mel(waveform, config.mel, length)
         mask = length_mask(config.frame_length(length), mel.shape[1])[..., None]
         # Log-mel lies in about [-11.5, 2]; this brings it to the order of one.
         x = ((mel + 5) / 4).astype(self.dtype)

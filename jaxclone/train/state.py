@@ -46,6 +46,7 @@ class GanState(struct.PyTreeNode):
         generator: what speaks.
         discriminator: what judges it.
         ema: the mean of the generator's parameters over the last steps; {} where none is kept.
+        frozen: parameters by model name that are used and not trained; {} for none.
     """
 
     step: Tree
@@ -53,3 +54,4 @@ class GanState(struct.PyTreeNode):
     generator: ModelState
     discriminator: ModelState
     ema: Tree = struct.field(default_factory=dict)
+    frozen: Tree = struct.field(default_factory=dict)

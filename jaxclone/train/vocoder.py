@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,9 @@ from jaxclone.losses.adversarial import (
     feature_matching_loss,
     generator_loss,
 )
+from jaxclone.losses.perceptual import Perceptual, PerceptualConfig
 from jaxclone.losses.spectral import RESOLUTIONS, Resolution, mel_l1, multi_resolution_stft
+from jaxclone.models.converter import ConverterConfig
 from jaxclone.models.discriminators import (
     DiscriminatorConfig,
     DiscriminatorsConfig,
@@ -31,12 +33,15 @@ from jaxclone.models.discriminators import (
 )
 from jaxclone.models.hifigan import HiFiGANConfig
 from jaxclone.models.melgan import MelGANConfig
+from jaxclone.models.speaker import SpeakerEncoderConfig
 from jaxclone.models.vocoder import GeneratorConfig, make_generator
+from jaxclone.models.voice_conversion import VoiceConversion
+from jaxclone.models.wav2vec2 import Wav2Vec2Config
 from jaxclone.nn.weight_norm import power_iteration
-from jaxclone.train import optim
+from jaxclone.train import helpers, optim
 from jaxclone.train.optim import OptimConfig
 from jaxclone.train.state import GanState, ModelState
-from jaxclone.train.task import Media, RunConfig, Task
+from jaxclone.train.task import Copies, Media, RunConfig, Task
 from jaxclone.types import Array, Batch, Metrics, Tree, UserError, length_mask, require_positive
 
 _Updated = tuple[ModelState, Metrics]
@@ -71,6 +76,16 @@ class VocoderConfig(RunConfig):
         resolutions: (n_fft, hop_length, win_length) of that loss and of the evaluation.
         band_resolutions: the same for the bands of a multi-band generator; the loss is then the
             mean of that of the waveforms and that of their bands. () leaves them out.
+        perceptual_weight: of the distance in the features of the frozen `encoder`; 0 leaves it out.
+        perceptual: which features.
+        mels: what is spoken: the mels of recordings, or what a frozen converter makes of the
+            recordings in their own voice, which is what a vocoder behind it will hear (needs
+            `data.f0`).
+        segment_seconds: learn on a window of this length at a random place of each crop, which the
+            converter hears whole; 0 for the whole crop.
+        encoder: sizes of the frozen encoder, of `perceptual_weight` and of the converter.
+        speaker: sizes of the converter's speaker encoder.
+        converter: sizes of the converter.
         adversarial_start: steps that the generator first takes on the spectral losses alone, which
             cost a fraction of the others.
         discriminator_every: the discriminators are updated at every so manieth step only.
@@ -90,6 +105,13 @@ class VocoderConfig(RunConfig):
     stft_weight: float = 0.0
     resolutions: tuple[Resolution, ...] = RESOLUTIONS
     band_resolutions: tuple[Resolution, ...] = ()
+    perceptual_weight: float = 0.0
+    perceptual: PerceptualConfig = PerceptualConfig()
+    mels: Literal["truth", "converter"] = "truth"
+    segment_seconds: float = 0.0
+    encoder: Wav2Vec2Config = Wav2Vec2Config()
+    speaker: SpeakerEncoderConfig = SpeakerEncoderConfig()
+    converter: ConverterConfig = ConverterConfig()
     adversarial_start: int = 0
     discriminator_every: int = 1
     generator_every: int = 1
@@ -100,7 +122,9 @@ class VocoderConfig(RunConfig):
     def __post_init__(self) -> None:
         require_positive(self, "discriminator_every", "generator_every")
         weights = [name for name in self.__dataclass_fields__ if name.endswith("_weight")]
-        require_positive(self, "adversarial_start", "ema", *weights, or_zero=True)
+        require_positive(
+            self, "adversarial_start", "ema", "segment_seconds", *weights, or_zero=True
+        )
         if self.ema >= 1:
             raise UserError(f"ema must be below 1, got {self.ema}")
 
@@ -108,13 +132,22 @@ class VocoderConfig(RunConfig):
         """The functions of this run.
 
         Raises:
-            UserError: the generator does not fit the AudioSpec or the losses, or there is no
-                corpus to tell the length of an epoch.
+            UserError: the generator or a frozen model does not fit the AudioSpec, the losses or
+                the data, or there is no corpus to tell the length of an epoch.
         """
         self.generator.require(self.audio)
         if self.band_resolutions and self.bands == 1:
             raise UserError(
                 "band_resolutions are of a generator with bands, which this one has not"
+            )
+        if self.mels == "converter" and not all(d.f0 for d in (self.data, self.valid) if d):
+            raise UserError("mels 'converter' needs the pitch: set data.f0 and valid.f0")
+        longest = self.data.crop_seconds
+        segment, crop = (self.audio.n_samples(x) for x in (self.segment_seconds, longest))
+        if self.segment_seconds and not 0 < segment <= crop:
+            raise UserError(
+                f"segment_seconds must be between a frame and the {longest:g} s of a crop, got "
+                f"{self.segment_seconds:g}"
             )
         networks = _Networks(self)
         return Task(
@@ -123,6 +156,8 @@ class VocoderConfig(RunConfig):
             evaluate=networks.evaluate,
             models=lambda state: {"vocoder": networks.speaking(state)},
             model_configs={"vocoder": self.generator},
+            helpers=networks.helpers,
+            copies=networks.copies,
             showcase=networks.showcase,
         )
 
@@ -155,6 +190,16 @@ class _Networks:
         dtype = jnp.bfloat16 if config.precision == "bf16" else jnp.float32
         self.generator = make_generator(config.generator, dtype)
         self.discriminators = make_discriminators(config.discriminators, dtype)
+        self.helpers: dict[str, Any] = {}
+        self.conversion: VoiceConversion | None = None
+        if config.perceptual_weight:
+            config.encoder.require(config.audio)
+            self.helpers["encoder"] = config.encoder
+            self.perceptual = Perceptual(config.perceptual, config.encoder, dtype)
+        if config.mels == "converter":
+            parts = (config.encoder, config.speaker, config.converter)
+            self.helpers |= dict(zip(("encoder", "speaker", "converter"), parts), adapter=None)
+            self.conversion = VoiceConversion(config.audio, *parts, dtype)
         self.generator_tx, self.schedule = config.optimizer(
             config.generator_optim, config.steps // config.generator_every
         )
@@ -179,6 +224,9 @@ class _Networks:
             generator=ModelState(params, self.generator_tx.init(params)),
             discriminator=ModelState(judges, self.discriminator_tx.init(judges), variables),
             ema=jax.tree.map(jnp.copy, params) if self.config.ema else {},
+            frozen=helpers.init_helpers(
+                self.helpers, self.conversion, audio, rng.stream(key, "helpers"), pretrained
+            ),
         )
 
     def step(self, state: GanState, batch: Batch) -> tuple[GanState, Metrics]:
@@ -188,7 +236,7 @@ class _Networks:
         """
         config, params = self.config, state.generator.params
         adversarial = config.adversarial_start == 0 or state.step >= config.adversarial_start
-        mel = self.mel(batch)
+        mel, batch = self.window(state, self.mel(state.frozen, batch), batch)
         if config.microbatches == 1:
             fake, pull_back = jax.vjp(lambda p: self.generate(p, mel, batch), params)
         else:
@@ -205,7 +253,7 @@ class _Networks:
         )
 
         def loss_fn(fake: Array, batch: Batch) -> tuple[Array, Metrics]:
-            return self.loss(fake, batch, discriminator, adversarial)
+            return self.loss(fake, batch, discriminator, adversarial, state.frozen)
 
         def update_generator(model: ModelState) -> tuple[ModelState, Metrics]:
             if config.microbatches == 1:
@@ -272,7 +320,12 @@ class _Networks:
         )
 
     def loss(
-        self, fake: Array, batch: Batch, discriminator: ModelState, adversarial: Array | bool
+        self,
+        fake: Array,
+        batch: Batch,
+        discriminator: ModelState,
+        adversarial: Array | bool,
+        frozen: Tree,
     ) -> tuple[Array, Metrics]:
         """What the generator is to lower.
 
@@ -287,6 +340,10 @@ class _Networks:
         if config.stft_weight:
             distance, more = self.stft_distance(fake, truth)
             loss += config.stft_weight * distance
+            metrics |= more
+        if config.perceptual_weight:
+            distance, more = self.listen(frozen, fake, batch)
+            loss += config.perceptual_weight * distance
             metrics |= more
 
         def convince(fake: Array) -> tuple[Array, Metrics]:
@@ -325,8 +382,25 @@ class _Networks:
         """The update where the condition holds; else the model as it is, and metrics of zero."""
         return _when(condition, update, lambda model: (model, _zeros(update, model)[1]), model)
 
-    def mel(self, batch: Batch) -> Array:
+    def listen(self, frozen: Tree, fake: Array, batch: Batch) -> tuple[Array, Metrics]:
+        """Perceptual distance of a batch."""
+        distance = self.perceptual(frozen["encoder"], fake, batch.waveform, batch.length)
+        return distance.mean(), {"perceptual_loss": distance.mean()}
+
+    def mel(self, frozen: Tree, batch: Batch) -> Array:
+        """What the generator is to speak."""
+        if self.conversion is not None:
+            return helpers.converted_mel(self.conversion, frozen, batch)
         return log_mel(batch.waveform, self.config.audio, batch.length)
+
+    def window(self, state: GanState, mel: Array, batch: Batch) -> tuple[Array, Batch]:
+        """The part of a batch that a step learns on."""
+        audio = self.config.audio
+        size = audio.n_frames(audio.n_samples(self.config.segment_seconds))
+        if not size:
+            return mel, batch
+        keys = rng.per_example(rng.stream(state.key, "segment", state.step), batch.example)
+        return helpers.windows(keys, mel, batch, size, audio.hop_length)
 
     def generate(
         self, params: Tree, mel: Array, batch: Batch, frames: Array | None = None
@@ -342,18 +416,32 @@ class _Networks:
     def evaluate(self, state: GanState, batch: Batch) -> Metrics:
         """Copy synthesis: distances of recordings and the vocoder's rendering of their mels."""
         audio, truth, length = self.config.audio, batch.waveform, batch.length
-        frames = length // audio.hop_length
-        fake = self.generate(self.speaking(state), self.mel(batch), batch, frames)
+        fake = self.copy(state, batch)
         loss, metrics = mel_l1(fake, truth, audio, length)
         _, more = multi_resolution_stft(fake, truth, audio, self.config.resolutions, length)
+        if self.config.perceptual_weight:
+            more |= self.listen(state.frozen, fake, batch)[1]
         return {**metrics, **more, "loss": loss}
+
+    def copy(self, state: GanState, batch: Batch) -> Array:
+        """Each recording as the vocoder renders it by itself."""
+        frames = batch.length // self.config.audio.hop_length
+        mel = self.mel(state.frozen, batch)
+        return self.generate(self.speaking(state), mel, batch, frames)
+
+    def copies(self, state: GanState, batch: Batch) -> Copies:
+        """Recordings, their copies and true samples, on the host."""
+        copy = jax.jit(self.copy)(state, batch)
+        truth, copy, length = jax.device_get((batch.waveform, copy, batch.length))
+        return truth, copy, length
 
     def showcase(self, state: GanState, batch: Batch) -> dict[str, Media]:
         """A recording and its copy."""
         first = jax.tree.map(lambda x: x[:1], batch)
-        mel = self.mel(first)
-        copy = jax.jit(self.generate)(self.speaking(state), mel, first)
-        copy_mel = log_mel(copy, self.config.audio, first.length)
+        copy = jax.jit(self.copy)(state, first)
+        mel, copy_mel = (
+            log_mel(x, self.config.audio, first.length) for x in (first.waveform, copy)
+        )
         return {
             "truth": Media("audio", np.asarray(first.waveform[0])),
             "copy": Media("audio", np.asarray(copy[0])),

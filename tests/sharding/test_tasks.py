@@ -25,6 +25,8 @@ TASKS = {
     "demo/vocoder": (),
     "demo/meta": (),
     "vocoder/multiband_melgan": ("--ema", "0.9", "--discriminator_every", "2"),
+    "vocoder/composite": (),
+    "vocoder/finetune": (),
 }
 SCRIPT = """
 import dataclasses, json, sys
