@@ -35,6 +35,8 @@ DATA_MAY_IMPORT = {"audio", "files", "types", "rng"}
 HEAVY = {
     "espeakng_loader",
     "matplotlib",
+    "pesq",
+    "pystoi",
     "pyworld",
     "resemblyzer",
     "tensorflow_datasets",

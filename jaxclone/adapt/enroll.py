@@ -92,11 +92,18 @@ def lesson_loss(
     networks: VoiceConversion, params: Tree, adapter: Tree, lesson: Lesson
 ) -> Float[Array, ""]:
     """Mean L1 distance between the spoken and the true log-mel."""
+    predicted = speak_lesson(networks, params, adapter, lesson)
+    return masked_l1(predicted, lesson.mel, lesson.frames)[0]
+
+
+def speak_lesson(
+    networks: VoiceConversion, params: Tree, adapter: Tree, lesson: Lesson
+) -> Float[Array, "b f m"]:
+    """The lesson's recordings as an adapter speaks them: log-mels."""
     speaker = jnp.broadcast_to(lesson.speaker, (len(lesson.mel), *lesson.speaker.shape))
-    predicted = networks.decode(
+    return networks.decode(
         {**params, "adapter": adapter}, lesson.content, speaker, lesson.f0, lesson.frames
     )
-    return masked_l1(predicted, lesson.mel, lesson.frames)[0]
 
 
 def cut(

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxclone.types import Array, Tree
@@ -37,7 +36,7 @@ def adapt(
         first_order: treat the gradients as constants when differentiating through the result
             (FOMAML, §5.2): cheaper, no second derivatives.
 
-    >>> adapt(lambda x: (x - 1.0) ** 2, jnp.array(0.0), steps=2, learning_rate=0.25).tolist()
+    >>> adapt(lambda x: (x - 1.0) ** 2, jax.numpy.array(0.0), steps=2, learning_rate=0.25).tolist()
     0.75
     """
     for _ in range(steps):
@@ -57,7 +56,8 @@ def meta_loss(
     steps: int,
     learning_rate: float,
     first_order: bool = False,
-) -> tuple[Float[Array, " tasks"], Float[Array, " tasks"]]:
+    query_loss_fn: Callable[[Tree, Tree], Tree] | None = None,
+) -> tuple[Tree, Tree]:
     """Query loss of each task before and after adaptation on its support set.
 
     Args:
@@ -68,12 +68,15 @@ def meta_loss(
         steps: inner steps.
         learning_rate: inner rate.
         first_order: see `adapt`.
+        query_loss_fn: what is taken of the query set, a scalar or a tree of them; None for
+            `loss_fn`.
 
     Returns:
-        (before, after), both f32[tasks].
+        (before, after), both f32[tasks] or trees of such.
     """
+    judge = query_loss_fn or loss_fn
 
-    def one(task_support: Tree, task_query: Tree) -> tuple[Array, Array]:
+    def one(task_support: Tree, task_query: Tree) -> tuple[Tree, Tree]:
         adapted = adapt(
             lambda p: loss_fn(p, task_support),
             params,
@@ -81,7 +84,6 @@ def meta_loss(
             learning_rate=learning_rate,
             first_order=first_order,
         )
-        return loss_fn(params, task_query), loss_fn(adapted, task_query)
+        return judge(params, task_query), judge(adapted, task_query)
 
-    before, after = jax.vmap(one)(support, query)
-    return jnp.asarray(before), jnp.asarray(after)
+    return jax.vmap(one)(support, query)

@@ -26,6 +26,7 @@ class AudioSpec:
         fmax: highest edge in Hz; None is half the sample rate.
         log: base of the logarithm of the mel magnitudes.
         floor: magnitudes are clamped to this before the logarithm.
+        power_floor: added to the power of each bin before its square root.
     """
 
     sample_rate: int = 16_000
@@ -37,10 +38,11 @@ class AudioSpec:
     fmax: float | None = None
     log: Literal["ln", "log10"] = "ln"
     floor: float = 1e-5
+    power_floor: float = 1e-9
 
     def __post_init__(self) -> None:
         require_positive(self, "sample_rate", "n_mels", "floor")
-        require_positive(self, "fmin", or_zero=True)
+        require_positive(self, "fmin", "power_floor", or_zero=True)
         if not 0 < self.hop_length <= self.win_length <= self.n_fft:
             raise UserError(
                 "AudioSpec needs 0 < hop_length <= win_length <= n_fft, got "
@@ -85,6 +87,16 @@ def hifigan_22k() -> AudioSpec:
     return AudioSpec(sample_rate=22_050, hop_length=256, fmax=8000.0)
 
 
+def melgan_22k() -> AudioSpec:
+    """The mel of the published MelGAN models (descriptinc/melgan-neurips `Audio2Mel`)."""
+    return AudioSpec(sample_rate=22_050, hop_length=256, log="log10", power_floor=0.0)
+
+
 def jaxclone_16k() -> AudioSpec:
     """16 kHz with a 20 ms hop: one mel frame for each frame of a wav2vec 2.0 encoder."""
     return AudioSpec()
+
+
+def jaxclone_24k() -> AudioSpec:
+    """24 kHz at the sizes of the published Vocos: 100 bands, a hop of 256."""
+    return AudioSpec(sample_rate=24_000, hop_length=256, n_mels=100)

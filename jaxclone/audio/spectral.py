@@ -19,8 +19,8 @@ from jaxtyping import Complex, Float, Int
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.types import Array, UserError, length_mask
 
-# Added to the power before the square root, as HiFi-GAN does: the gradient stays finite at zero.
-_POWER_FLOOR = 1e-9
+# The least power of a bin, far below hearing: the gradient of its square root stays finite.
+_TINY = 1e-20
 # Steps of the multiplicative inverse of the filterbank; the mel error no longer moves after these.
 _INVERSE_STEPS = 60
 
@@ -147,8 +147,8 @@ def istft(
         mask = length_mask(length, n_frames)[..., None]
         frames, energy = jnp.where(mask, frames, 0), jnp.where(mask, energy, 0)
     start, stop = _pad(spec), _pad(spec) + n_frames * spec.hop_length
-    signal = _overlap_add(frames, spec.hop_length)[..., start:stop]
-    weight = _overlap_add(energy, spec.hop_length)[..., start:stop]
+    signal = overlap_add(frames, spec.hop_length)[..., start:stop]
+    weight = overlap_add(energy, spec.hop_length)[..., start:stop]
     signal /= jnp.maximum(weight, 1e-8)
     if length is None:
         return signal
@@ -160,9 +160,10 @@ def magnitude(
     spec: AudioSpec,
     length: Int[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch frames bins"]:
-    """Magnitude of the STFT, sqrt(re^2 + im^2 + 1e-9) as HiFi-GAN takes it."""
+    """Magnitude of the STFT, sqrt(re^2 + im^2 + power_floor) as HiFi-GAN takes it."""
     spectrum = stft(waveform, spec, length)
-    return jnp.sqrt(spectrum.real**2 + spectrum.imag**2 + _POWER_FLOOR)
+    power = spectrum.real**2 + spectrum.imag**2 + spec.power_floor
+    return jnp.sqrt(jnp.maximum(power, _TINY))
 
 
 def log_mel(
@@ -234,8 +235,8 @@ def _reflect_at(waveform: Array, length: Array, pad: int) -> jax.Array:
     return jnp.where(inside, jnp.take_along_axis(jnp.asarray(waveform), source, axis=-1), 0.0)
 
 
-def _overlap_add(frames: jax.Array, hop: int) -> jax.Array:
-    """Adds [..., frames, size] at every hop: [..., (frames + ceil(size / hop) - 1) * hop]."""
+def overlap_add(frames: jax.Array, hop: int) -> jax.Array:
+    """Adds frames [..., f, size] at every hop: [..., (f + ceil(size / hop) - 1) * hop]."""
     *lead, n_frames, size = frames.shape
     n_blocks = -(-size // hop)
     frames = jnp.pad(frames, [(0, 0)] * (len(lead) + 1) + [(0, n_blocks * hop - size)])

@@ -151,6 +151,11 @@ def table(scores: dict[str, Any]) -> list[str]:
         )
     if "mcd_copy_synthesis" in scores:
         lines.append(f"  copy synthesis     {text(scores['mcd_copy_synthesis'], '.2f')} dB")
+    if "pesq_copy_synthesis" in scores:
+        lines[-1] += (
+            f", PESQ {text(scores['pesq_copy_synthesis'], '.2f')}, "
+            f"STOI {text(scores.get('stoi_copy_synthesis'), '.3f')}"
+        )
     if "similarity_target" in scores:
         lines.append(
             f"similarity to target {text(scores['similarity_target'], '.3f')} converted, "

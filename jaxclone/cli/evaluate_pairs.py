@@ -16,6 +16,7 @@ from jaxclone.cli.options import parse
 from jaxclone.config import UsageError
 from jaxclone.evaluate.mcd import mcd_of, mel_cepstrum
 from jaxclone.evaluate.pitch import f0_error
+from jaxclone.evaluate.quality import Listener, copy_scores
 from jaxclone.evaluate.similarity import SpeakerVerifier, cosine
 from jaxclone.types import UserError
 
@@ -38,6 +39,8 @@ class PairsOptions:
         reference: for each, another recording of the target; one for all is enough.
         table: instead of all these, a .tsv file with the columns converted, truth, source and
             reference; paths are relative to its folder, and empty ones are not scored.
+        copies: the results are copies of the truth, sample by sample comparable, as a vocoder makes
+            them: score PESQ, STOI, and the distances of mels and spectra too.
     """
 
     converted: tuple[Path, ...] = ()
@@ -45,6 +48,7 @@ class PairsOptions:
     source: tuple[Path, ...] = ()
     reference: tuple[Path, ...] = ()
     table: Path | None = None
+    copies: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,22 +71,28 @@ def main(args: Sequence[str]) -> dict[str, Any]:
         raise UsageError("jaxclone evaluate pairs needs --converted recordings or a --table")
     if not any(pair.truth or pair.reference for pair in files):
         raise UsageError("jaxclone evaluate pairs needs --truth or --reference to score against")
-    return score(files)
+    if options.copies and not all(pair.truth for pair in files):
+        raise UsageError("jaxclone evaluate pairs --copies needs the --truth of each recording")
+    return score(files, copies=options.copies)
 
 
-def score(files: Sequence[Files], audio: AudioSpec = AudioSpec()) -> dict[str, Any]:
+def score(
+    files: Sequence[Files], audio: AudioSpec = AudioSpec(), copies: bool = False
+) -> dict[str, Any]:
     """The scores of each conversion, and their means over the conversions that have them.
 
     Args:
         files: the recordings.
         audio: the rate and the frames that scores are taken at.
+        copies: they are copies of the truth, sample by sample comparable.
     """
+    listener = Listener() if copies else None
     verifier = SpeakerVerifier() if any(pair.reference for pair in files) else None
     rows: list[dict[str, Any]] = []
     with progress("scoring") as show:
         for done, pair in enumerate(files, start=1):
             try:
-                scores = _score(pair, audio, verifier)
+                scores = _score(pair, audio, verifier, listener)
             except UserError as error:
                 if any(str(path) in str(error) for path in dataclasses.astuple(pair) if path):
                     raise
@@ -94,7 +104,9 @@ def score(files: Sequence[Files], audio: AudioSpec = AudioSpec()) -> dict[str, A
     return {**means, "pairs": len(rows), "scores": rows}
 
 
-def _score(pair: Files, audio: AudioSpec, verifier: SpeakerVerifier | None) -> dict[str, float]:
+def _score(
+    pair: Files, audio: AudioSpec, verifier: SpeakerVerifier | None, listener: Listener | None
+) -> dict[str, float]:
     rate = audio.sample_rate
     heard = {
         name: io.read(path, rate) for name in _COLUMNS if (path := getattr(pair, name)) is not None
@@ -107,6 +119,8 @@ def _score(pair: Files, audio: AudioSpec, verifier: SpeakerVerifier | None) -> d
             scores[f"mcd_{name}"] = mcd_of(mel_cepstrum(waveform, rate), truth)
         error = f0_error(heard["converted"], heard["truth"], audio)
         scores |= {f"f0_{name}": value for name, value in error.items()}
+        if listener:
+            scores |= copy_scores(listener, heard["truth"], heard["converted"], audio)
     if verifier and "reference" in heard:
         person = verifier.embed(heard["reference"], rate)
         for name, waveform in tried.items():

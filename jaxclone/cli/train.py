@@ -13,6 +13,7 @@ import jax
 from data_pipelines.corpus import Corpus
 from jaxclone import config as configs
 from jaxclone.config import UsageError
+from jaxclone.evaluate import quality
 from jaxclone.export.bundle import ModelCard, load_bundle, save_bundle
 from jaxclone.sharding.hosts import initialise_distributed
 from jaxclone.sharding.mesh import to_host
@@ -51,7 +52,8 @@ def main(args: Sequence[str]) -> dict[str, Any] | None:
     folder = run_folder(config)
     pretrained = pretrained_models(config, task)
     config.prepare(folder, load_bundle)
-    run = fit(config, task, pretrained=pretrained, run_dir=folder)
+    judge = quality.judge(config.audio) if task.copies else None
+    run = fit(config, task, pretrained=pretrained, run_dir=folder, judge=judge)
     models = task.models(run.state)
     models = to_host({name: models[name] for name in task.model_configs})
     if jax.process_index() != 0:
@@ -63,25 +65,40 @@ def main(args: Sequence[str]) -> dict[str, Any] | None:
 
 
 def pretrained_models(config: RunConfig, task: Task) -> dict[str, Tree]:
-    """The models of `config.init_from` that the task has too.
+    """The models of `config.init_from` that the task has or uses too.
 
     Raises:
         UserError: a bundle cannot be read, it is of another AudioSpec, one of its models is
-            configured otherwise, or it has none that the task could use.
+            configured otherwise, it has none that the task could use, or lacks one that the task
+            cannot do without.
     """
+    needed = [name for name, helper in task.helpers.items() if helper is not None]
     if not config.init_from:
+        if needed:
+            raise UserError(
+                f"{config.name} uses a trained {', '.join(needed)}: name bundles that hold them "
+                "with --init_from"
+            )
         return {}
     bundle = load_bundle(*config.init_from)
     where = " + ".join(config.init_from)
     config.audio.require(bundle.audio, f"init_from {where}")
-    shared = [name for name in task.model_configs if name in bundle.models]
+    wanted = {**task.helpers, **task.model_configs}
+    shared = [name for name in wanted if name in bundle.models]
     if not shared:
         raise UserError(
             f"init_from {where} holds {', '.join(bundle.models)}, and none of the models of this "
-            f"run: {', '.join(task.model_configs)}"
+            f"run: {', '.join(wanted)}"
+        )
+    if missing := [name for name in needed if name not in shared]:
+        raise UserError(
+            f"init_from {where} lacks the {', '.join(missing)} that {config.name} uses: name "
+            "another bundle beside it"
         )
     for name in shared:
-        fields = configs.difference(task.model_configs[name], bundle.configs[name])
+        if wanted[name] is None:
+            continue
+        fields = configs.difference(wanted[name], bundle.configs[name])
         if fields:
             raise UserError(
                 f"init_from {where}: its {name} is another model than this config's: "

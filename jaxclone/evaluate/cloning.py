@@ -15,6 +15,7 @@ from data_pipelines.corpus import Corpus
 from jaxclone.audio.spectral import log_mel
 from jaxclone.evaluate.mcd import mcd_of, mel_cepstrum
 from jaxclone.evaluate.pitch import f0_error
+from jaxclone.evaluate.quality import copy_scores, find_listener
 from jaxclone.evaluate.similarity import SpeakerVerifier, cosine
 from jaxclone.synthesis.cloner import Cloner
 from jaxclone.types import UserError
@@ -149,7 +150,8 @@ def evaluate_cloning(
 ) -> tuple[dict[str, Any], list[PairScores]]:
     """Clones each pair and scores it.
 
-    MCD is against the target's own recording, similarity against the recordings that the voice was
+    MCD is against the target's own recording, as is the quality of its copy synthesis (PESQ and
+    STOI where their packages are installed), similarity against the recordings that the voice was
     enrolled on, by a verifier that no training has seen.
 
     Args:
@@ -165,7 +167,7 @@ def evaluate_cloning(
         pairs one by one.
     """
     rate = corpus.spec.sample_rate
-    verifier = SpeakerVerifier()
+    verifier, listener = SpeakerVerifier(), find_listener()
     voices: dict[tuple[str, int], Any] = {}
     results = []
     for done, pair in enumerate(pairs, start=1):
@@ -204,6 +206,8 @@ def evaluate_cloning(
             copy = copy_synthesis(cloner, truth)
             scores["mcd_copy_synthesis"] = distance(copy)
             scores["similarity_copy_synthesis"] = likeness(copy)
+            quality = copy_scores(listener, truth, copy, corpus.spec)
+            scores |= {f"{name}_copy_synthesis": value for name, value in quality.items()}
             scores["similarity_truth"] = likeness(truth)
             error = f0_error(converted, truth, cloner.audio)
             scores |= {f"f0_{name}": value for name, value in error.items()}
@@ -242,7 +246,8 @@ def summarise(
         "similarity_copy_synthesis",
         "similarity_truth",
     ]
-    names += sorted({n for r in results for n in r.scores if n.startswith("f0_")})
+    more = {n for r in results for n in r.scores if n.startswith("f0_") or n.endswith("_synthesis")}
+    names += sorted(more - set(names))
     return {
         **{name: mean(name) for name in names},
         "fraction_closer_to_target": statistics.fmean(g > 0 for g in gains) if gains else None,

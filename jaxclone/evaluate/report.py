@@ -79,6 +79,16 @@ SCORES = {
         _CEILING,
         "the target's own recording through mel and vocoder alone",
     ),
+    "pesq_copy_synthesis": Score(
+        "PESQ, copy synthesis",
+        "",
+        2,
+        _CEILING,
+        "wideband MOS-LQO of the target's own recording through mel and vocoder alone",
+    ),
+    "stoi_copy_synthesis": Score(
+        "STOI, copy synthesis", "", 3, _CEILING, "intelligibility of the same"
+    ),
     "similarity_target": Score(
         "Similarity, converted",
         "",

@@ -6,30 +6,42 @@ All are means over the examples, whose number they report as `weight`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
+import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxclone.types import Array, Metrics
 
+# What tells real from fake: squares (Mao et al. 2017), or hinges (Lim and Ye 2017).
+GanLoss = Literal["least_squares", "hinge"]
+
 
 def discriminator_loss(
-    real: Sequence[Array], fake: Sequence[Array]
+    real: Sequence[Array], fake: Sequence[Array], kind: GanLoss = "least_squares"
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Least-squares GAN loss of the discriminators (Mao et al. 2017; HiFi-GAN eq. 1).
+    """GAN loss of the discriminators (HiFi-GAN eq. 1; MelGAN eq. 1).
 
     Args:
         real: logits [b, ...] of each discriminator on recordings.
         fake: logits on generated waveforms.
+        kind: which of the two.
 
     Returns:
-        the sum over discriminators of mean((real - 1)^2) + mean(fake^2), and metrics: the mean
-        logits of both, which meet at 1/2 when they cannot be told apart.
+        the sum over discriminators of mean((real - 1)^2) + mean(fake^2), or of
+        mean(max(0, 1 - real)) + mean(max(0, 1 + fake)), and metrics: the mean logits of both, which
+        meet (at 1/2, or at 0) when they cannot be told apart.
 
     >>> float(discriminator_loss([jnp.ones((1, 4))], [jnp.zeros((1, 4))])[0])
     0.0
+    >>> float(discriminator_loss([jnp.ones((1, 4))], [jnp.zeros((1, 4))], "hinge")[0])
+    1.0
     """
-    loss = sum(jnp.mean((r - 1) ** 2) + jnp.mean(f**2) for r, f in zip(real, fake))
+    if kind == "hinge":
+        loss = sum(jnp.mean(nn.relu(1 - r)) + jnp.mean(nn.relu(1 + f)) for r, f in zip(real, fake))
+    else:
+        loss = sum(jnp.mean((r - 1) ** 2) + jnp.mean(f**2) for r, f in zip(real, fake))
     return loss, {
         "discriminator_loss": loss,
         "logit_real": sum(jnp.mean(r) for r in real) / len(real),
@@ -38,16 +50,31 @@ def discriminator_loss(
     }
 
 
-def generator_loss(fake: Sequence[Array]) -> tuple[Float[Array, ""], Metrics]:
-    """Least-squares GAN loss of the generator: the sum of mean((fake - 1)^2) (HiFi-GAN eq. 2)."""
-    loss = sum(jnp.mean((f - 1) ** 2) for f in fake)
+def generator_loss(
+    fake: Sequence[Array], kind: GanLoss = "least_squares"
+) -> tuple[Float[Array, ""], Metrics]:
+    """GAN loss of the generator (HiFi-GAN eq. 2; MelGAN eq. 2).
+
+    Args:
+        fake: logits [b, ...] of each discriminator on generated waveforms.
+        kind: which of the two.
+
+    Returns:
+        the sum over discriminators of mean((fake - 1)^2), or of mean(-fake).
+    """
+    if kind == "hinge":
+        loss = sum(jnp.mean(-f) for f in fake)
+    else:
+        loss = sum(jnp.mean((f - 1) ** 2) for f in fake)
     return loss, {"adversarial_loss": loss, "weight": _examples(fake[0])}
 
 
 def feature_matching_loss(
     real: Sequence[Sequence[Array]], fake: Sequence[Sequence[Array]]
 ) -> tuple[Float[Array, ""], Metrics]:
-    """L1 distance of feature maps: sum over discriminators and layers of means (HiFi-GAN eq. 4).
+    """L1 distance of feature maps: sum over discriminators and layers of means.
+
+    HiFi-GAN eq. 4; MelGAN eq. 3, which weighs the sum by 4 / (layers * discriminators).
 
     Args:
         real: feature maps [b, ...] of each layer of each discriminator on recordings.

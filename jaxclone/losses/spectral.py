@@ -63,10 +63,28 @@ def multi_resolution_stft(
     Returns:
         the mean over examples, and metrics with the number of examples as `weight`.
     """
-    total = jnp.float32(0)
+    loss = jnp.mean(stft_distance(predicted, truth, spec, resolutions, length))
+    return loss, {"stft_loss": loss, "weight": jnp.float32(truth.shape[0])}
+
+
+def stft_distance(
+    predicted: Float[Array, "b t"],
+    truth: Float[Array, "b t"],
+    spec: AudioSpec,
+    resolutions: Sequence[Resolution] = RESOLUTIONS,
+    length: Int[Array, " b"] | None = None,
+) -> Float[Array, " b"]:
+    """What `multi_resolution_stft` is the mean of, example by example."""
+    total = jnp.zeros(truth.shape[0])
     for n_fft, hop_length, win_length in resolutions:
+        # The log magnitudes need a floor, also where the log-mels have one of their own.
         spec = dataclasses.replace(
-            spec, n_fft=n_fft, hop_length=hop_length, win_length=win_length, fmax=None
+            spec,
+            n_fft=n_fft,
+            hop_length=hop_length,
+            win_length=win_length,
+            fmax=None,
+            power_floor=AudioSpec.power_floor,
         )
         frames = None if length is None else jnp.asarray(length) // hop_length
         p, t = magnitude(predicted, spec, length), magnitude(truth, spec, length)
@@ -75,9 +93,8 @@ def multi_resolution_stft(
             _frame_mean(power, frames) + 1e-12
         )
         logarithm = _frame_mean(jnp.mean(jnp.abs(jnp.log(t) - jnp.log(p)), axis=-1), frames)
-        total += jnp.mean(convergence + logarithm)
-    loss = total / len(resolutions)
-    return loss, {"stft_loss": loss, "weight": jnp.float32(truth.shape[0])}
+        total += convergence + logarithm
+    return total / len(resolutions)
 
 
 def _frame_mean(value: Float[Array, "b f"], frames: Int[Array, " b"] | None) -> Float[Array, " b"]:

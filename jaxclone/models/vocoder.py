@@ -6,21 +6,31 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxclone.models import hifigan
+from jaxclone.models import hifigan, melgan
 from jaxclone.models.hifigan import HiFiGANConfig
+from jaxclone.models.melgan import MelGANConfig
 from jaxclone.models.vocos import Vocos, VocosConfig
 
-GeneratorConfig = HiFiGANConfig | VocosConfig
+GeneratorConfig = HiFiGANConfig | VocosConfig | MelGANConfig
 
 
 def make_generator(config: GeneratorConfig, dtype: DTypeLike = jnp.float32) -> nn.Module:
     """The network that a config describes: (log_mel [b, f, m], frames or None) -> f32[b, t]."""
-    network = Vocos if isinstance(config, VocosConfig) else hifigan.Generator
-    return network(config, dtype)
+    match config:
+        case VocosConfig():
+            return Vocos(config, dtype)
+        case MelGANConfig():
+            return melgan.MelGAN(config, dtype)
+        case _:
+            return hifigan.Generator(config, dtype)
 
 
 def context_frames(config: GeneratorConfig) -> int:
     """Frames on either side that a frame of the waveform depends on."""
-    if isinstance(config, VocosConfig):
-        return config.context_frames
-    return hifigan.context_frames(config)
+    match config:
+        case VocosConfig():
+            return config.context_frames
+        case MelGANConfig():
+            return melgan.context_frames(config)
+        case _:
+            return hifigan.context_frames(config)

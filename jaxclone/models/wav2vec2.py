@@ -252,7 +252,7 @@ class Wav2Vec2Encoder(nn.Module):
     @nn.compact
     def __call__(
         self,
-        waveform: Float[Array, "b t"],
+        waveform: Float[Array, "b t"] | Float[Array, "b f m"],
         length: Int[Array, " b"],
         *,
         mask_frames: Bool[Array, "b f"] | None = None,
@@ -261,7 +261,8 @@ class Wav2Vec2Encoder(nn.Module):
         """Encodes a batch.
 
         Args:
-            waveform: samples; what follows an example's length is ignored.
+            waveform: samples, or to an encoder of mels the log-mels themselves; what follows an
+                example's length is ignored.
             length: true samples.
             mask_frames: frames whose features are replaced by the mask embedding.
             keys: one an example, for dropout; None for none.

@@ -81,10 +81,10 @@ class MelStem(nn.Module):
 
     @nn.compact
     def __call__(
-        self, waveform: Float[Array, "b t"], length: Int[Array, " b"]
+        self, waveform: Float[Array, "b t"] | Float[Array, "b f m"], length: Int[Array, " b"]
     ) -> Float[Array, "b f c"]:
-        """Frames of samples; what follows an example's length is ignored."""
-        mel = log_mel(waveform, self.mel, length)
+        """Frames of samples, or of log-mels; what follows an example's length is ignored."""
+        mel = waveform if waveform.ndim == 3 else log_mel(waveform, self.mel, length)
         mask = length_mask(length // self.mel.hop_length, mel.shape[1])[..., None]
         x = scale_log_mel(mel).astype(self.dtype)
         for index in range(2):

@@ -14,13 +14,14 @@ from jaxclone import rng
 from jaxclone.audio import pitch
 from jaxclone.audio.griffin_lim import griffin_lim
 from jaxclone.audio.perturb import PerturbConfig, perturb
+from jaxclone.losses.mels import MelLoss, MelLossConfig
 from jaxclone.losses.reconstruction import masked_l1
 from jaxclone.losses.speaker import speaker_contrastive
 from jaxclone.models.converter import ConverterConfig
 from jaxclone.models.speaker import SpeakerEncoderConfig
 from jaxclone.models.voice_conversion import VoiceConversion
 from jaxclone.models.wav2vec2 import Wav2Vec2Config
-from jaxclone.train import optim
+from jaxclone.train import helpers, optim
 from jaxclone.train.optim import OptimConfig
 from jaxclone.train.state import ModelState, TrainState
 from jaxclone.train.task import Media, RunConfig, Task
@@ -43,6 +44,8 @@ class ConversionConfig(RunConfig):
         converter: sizes of the converter.
         perturb: how the recording is disguised.
         speaker_weight: of the contrastive loss that tells speakers apart.
+        mel_loss: what else the mels are compared by; the encoder of its perceptual loss is the one
+            that the run starts from, as it was.
         encoder_rate: learning rate of the encoder over that of the rest; 0 freezes it.
         optim: of everything trained.
     """
@@ -52,6 +55,7 @@ class ConversionConfig(RunConfig):
     converter: ConverterConfig = ConverterConfig()
     perturb: PerturbConfig = PerturbConfig()
     speaker_weight: float = 0.1
+    mel_loss: MelLossConfig = MelLossConfig()
     encoder_rate: float = 1.0
     optim: OptimConfig = OptimConfig()
 
@@ -68,20 +72,28 @@ class ConversionConfig(RunConfig):
     def task(self) -> Task:
         """The functions of this run."""
         networks = self.networks()
+        mel_loss = MelLoss(self.mel_loss, self.audio, self.encoder, networks.dtype)
+        helping = self.mel_loss.helpers(self.encoder)
+        # An encoder that is trained is held a second time, as it was.
+        held = {name: c for name, c in helping.items() if name != "encoder" or self.encoder_rate}
         rates = {"encoder": self.encoder_rate}
         tx, schedule = optim.make_optimizer(self.optim, self.steps, rates)
         trained = ("encoder", "speaker", "converter") if self.encoder_rate else SPEAKING
 
         def init(key: jax.Array, pretrained: Mapping[str, Tree]) -> TrainState:
-            params = {**networks.init(rng.stream(key, "init")), **pretrained}
+            fresh = networks.init(rng.stream(key, "init"))
+            params = {name: pretrained.get(name, part) for name, part in fresh.items()}
+            given = {**params, **pretrained}
+            listeners = helpers.init_helpers(held, None, self.audio, key, given)
             model = {name: params.pop(name) for name in trained}
-            return TrainState(jnp.int32(0), key, ModelState(model, tx.init(model)), params)
+            frozen = {**params, **({helpers.HELPERS: listeners} if listeners else {})}
+            return TrainState(jnp.int32(0), key, ModelState(model, tx.init(model)), frozen)
 
         def loss_fn(params: Tree, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
             heard = perturb(
                 rng.per_example(key, batch.example), batch.waveform, self.audio, self.perturb
             )
-            return self.loss(networks, params, batch, heard)
+            return self.loss(networks, mel_loss, params, batch, heard)
 
         def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
             key = rng.stream(state.key, "perturb", state.step)
@@ -97,7 +109,7 @@ class ConversionConfig(RunConfig):
 
         def evaluate(state: TrainState, batch: Batch) -> Metrics:
             params = {**state.frozen, **state.model.params}
-            loss, metrics = self.loss(networks, params, batch, batch.waveform)
+            loss, metrics = self.loss(networks, mel_loss, params, batch, batch.waveform)
             return {**metrics, "loss": loss}
 
         def showcase(state: TrainState, batch: Batch) -> dict[str, Media]:
@@ -108,8 +120,9 @@ class ConversionConfig(RunConfig):
             init=init,
             step=step,
             evaluate=evaluate,
-            models=lambda state: {**state.frozen, **state.model.params},
+            models=lambda state: helpers.without_helpers({**state.frozen, **state.model.params}),
             model_configs=self.model_configs(),
+            helpers=helping,
             showcase=showcase,
         )
 
@@ -118,7 +131,12 @@ class ConversionConfig(RunConfig):
         return {"encoder": self.encoder, "speaker": self.speaker, "converter": self.converter}
 
     def loss(
-        self, networks: VoiceConversion, params: Tree, batch: Batch, heard: Array
+        self,
+        networks: VoiceConversion,
+        mel_loss: MelLoss,
+        params: Tree,
+        batch: Batch,
+        heard: Array,
     ) -> tuple[jax.Array, Metrics]:
         """Reconstruction plus the contrast between speakers; `heard` is what the encoder gets."""
         truth, frames = networks.mel(batch.waveform, batch.length)
@@ -126,9 +144,11 @@ class ConversionConfig(RunConfig):
         content = networks.content(params, heard, batch.length)
         predicted = networks.decode(params, content, voice, batch.f0, frames)
         loss, metrics = masked_l1(predicted, truth, frames)
+        beside, more = mel_loss(helpers.helper_params(params), predicted, truth, frames)
+        metrics |= more
         own = networks.embed(params, batch.waveform, batch.length)
         contrast, more = speaker_contrastive(voice, own, batch.speaker)
-        return loss + self.speaker_weight * contrast, metrics | more
+        return loss + beside + self.speaker_weight * contrast, metrics | more
 
 
 SPEAKING = ("speaker", "converter")

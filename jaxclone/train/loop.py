@@ -28,7 +28,7 @@ from jaxclone.train.health import Monitor
 from jaxclone.train.meter import Meter, samples_of
 from jaxclone.train.program import Program
 from jaxclone.train.signals import StopSignals
-from jaxclone.train.task import RunConfig, Task
+from jaxclone.train.task import Judge, RunConfig, Task
 from jaxclone.train.tracking import Tracker
 from jaxclone.types import Array, Metrics, Tree, UserError
 
@@ -86,6 +86,7 @@ def fit(
     *,
     pretrained: Mapping[str, Tree] | None = None,
     run_dir: Path | None = None,
+    judge: Judge | None = None,
 ) -> Fit:
     """Trains until `config.steps`, from where the run folder left off.
 
@@ -98,6 +99,7 @@ def fit(
         task: what is trained, `config.task()`.
         pretrained: parameters by model name to start from, when the run is new.
         run_dir: the run folder; `run_folder(config)` when None.
+        judge: scores what the task says of `copies` at each evaluation, on the first process.
 
     Raises:
         UserError: a folder that cannot be written or belongs to another run; a mesh, batch or
@@ -134,7 +136,7 @@ def fit(
         if jax.process_index() == 0:
             tracker = stack.enter_context(Tracker(folder, config, start))
         monitor = Monitor(task.watches)
-        run = _Run(config, program, loaders, checkpoints, tracker, monitor, signals, start)
+        run = _Run(config, program, loaders, checkpoints, tracker, monitor, signals, start, judge)
         state = run.train(state)
         return Fit(state, run.summary())
 
@@ -191,6 +193,7 @@ class _Run:
         monitor: Monitor,
         signals: StopSignals,
         start: int,
+        judge: Judge | None,
     ):
         self.config = config
         self.program = program
@@ -201,6 +204,7 @@ class _Run:
         self.monitor = monitor
         self.signals = signals
         self.start = start
+        self.judge = judge
         self.cost = Cost(config, program.mesh, program.abstract)
         self.meter = Meter(config.audio.sample_rate, jax.device_count(), self.cost.peak)
         self.last: dict[str, float] = dict(tracker.last) if tracker else {}
@@ -324,6 +328,8 @@ class _Run:
             for name, value in values.items():
                 if not np.isfinite(value):
                     self._fail(step, f"valid/{name}", value)
+            if self.judge and (copies := self.program.copies(state, first)):
+                values |= self.judge(*copies)
             self._track(step, {f"valid/{name}": value for name, value in values.items()})
             media = self.program.showcase(state, first)
             if self.tracker and media:

@@ -12,13 +12,22 @@ import jax.numpy as jnp
 
 from data_pipelines.loader import CropConfig, EpisodeConfig
 from jaxclone import rng
-from jaxclone.adapt.enroll import AdaptConfig, Lesson, embed_speaker, lesson_loss, make_lesson
+from jaxclone.adapt.enroll import (
+    AdaptConfig,
+    Lesson,
+    embed_speaker,
+    lesson_loss,
+    make_lesson,
+    speak_lesson,
+)
 from jaxclone.adapt.maml import meta_loss
+from jaxclone.losses.mels import MelLoss, MelLossConfig
+from jaxclone.losses.reconstruction import masked_l1
 from jaxclone.models.converter import ConverterConfig
 from jaxclone.models.speaker import SpeakerEncoderConfig
 from jaxclone.models.voice_conversion import VoiceConversion
 from jaxclone.models.wav2vec2 import Wav2Vec2Config
-from jaxclone.train import optim
+from jaxclone.train import helpers, optim
 from jaxclone.train.optim import OptimConfig
 from jaxclone.train.state import ModelState, TrainState
 from jaxclone.train.task import RunConfig, Task
@@ -41,6 +50,8 @@ class MetaConfig(RunConfig):
         adapt: the inner loop.
         unadapted_weight: of the query loss at 0 steps, beside that after adaptation: keeps the
             start itself a good voice.
+        mel_loss: what else the query set's mels are compared by; the inner loop, which is that of
+            enrolment, is left as it is.
         converter_rate: learning rate of the converter over that of the adapter; 0 freezes it.
         optim: of the outer loop.
     """
@@ -52,6 +63,7 @@ class MetaConfig(RunConfig):
     converter: ConverterConfig = ConverterConfig()
     adapt: AdaptConfig = AdaptConfig()
     unadapted_weight: float = 0.5
+    mel_loss: MelLossConfig = MelLossConfig()
     converter_rate: float = 0.1
     optim: OptimConfig = OptimConfig()
 
@@ -68,19 +80,33 @@ class MetaConfig(RunConfig):
     def task(self) -> Task:
         """The functions of this run."""
         networks = self.networks()
+        mel_loss = MelLoss(self.mel_loss, self.audio, self.encoder, networks.dtype)
+        helping = self.mel_loss.helpers(self.encoder)
+        held = {name: config for name, config in helping.items() if name != "encoder"}
         rates = {"converter": self.converter_rate}
         tx, schedule = optim.make_optimizer(self.optim, self.steps, rates)
         trained = ("adapter", "converter") if self.converter_rate else ("adapter",)
 
         def init(key: jax.Array, pretrained: Mapping[str, Tree]) -> TrainState:
-            params = {**networks.init(rng.stream(key, "init")), **pretrained}
+            fresh = networks.init(rng.stream(key, "init"))
+            params = {name: pretrained.get(name, part) for name, part in fresh.items()}
+            listeners = helpers.init_helpers(held, None, self.audio, key, pretrained)
             model = {name: params.pop(name) for name in trained}
-            return TrainState(jnp.int32(0), key, ModelState(model, tx.init(model)), params)
+            frozen = {**params, **({helpers.HELPERS: listeners} if listeners else {})}
+            return TrainState(jnp.int32(0), key, ModelState(model, tx.init(model)), frozen)
 
         def loss_fn(
             params: Tree, frozen: Tree, episode: Episode, key: jax.Array
         ) -> tuple[jax.Array, Metrics]:
             everything = {**frozen, **params}
+
+            def judge(adapter: Tree, lesson: Lesson) -> Metrics:
+                predicted = speak_lesson(networks, everything, adapter, lesson)
+                l1, _ = masked_l1(predicted, lesson.mel, lesson.frames)
+                listeners = helpers.helper_params(everything)
+                beside, parts = mel_loss(listeners, predicted, lesson.mel, lesson.frames)
+                return {"loss": l1 + beside, "l1": l1, **parts}
+
             # The mesh holds tasks apart. Within one, its batch is not to be spread over the devices
             # that hold the other tasks: the constraints that the networks ask for are off.
             with nn.logical_axis_rules(()):
@@ -95,13 +121,14 @@ class MetaConfig(RunConfig):
                     steps=self.adapt.steps,
                     learning_rate=self.adapt.learning_rate,
                     first_order=self.adapt.first_order,
+                    query_loss_fn=judge,
                 )
             share = self.unadapted_weight / (1.0 + self.unadapted_weight)
-            loss = jnp.mean((1 - share) * after + share * before)
+            loss = jnp.mean((1 - share) * after.pop("loss") + share * before.pop("loss"))
             return loss, {
-                "query_l1_before": before.mean(),
-                "query_l1_after": after.mean(),
-                "weight": jnp.float32(len(after)),
+                **{f"query_{name}_before": value.mean() for name, value in before.items()},
+                **{f"query_{name}_after": value.mean() for name, value in after.items()},
+                "weight": jnp.float32(len(after["l1"])),
             }
 
         def step(state: TrainState, episode: Episode) -> tuple[TrainState, Metrics]:
@@ -125,8 +152,9 @@ class MetaConfig(RunConfig):
             init=init,
             step=step,
             evaluate=evaluate,
-            models=lambda state: {**state.frozen, **state.model.params},
+            models=lambda state: helpers.without_helpers({**state.frozen, **state.model.params}),
             model_configs=self.model_configs(),
+            helpers=helping,
         )
 
     def model_configs(self) -> dict[str, Any]:

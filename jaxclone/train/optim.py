@@ -15,7 +15,7 @@ from jaxtyping import Float
 from jaxclone.sharding.rules import unbox
 from jaxclone.train.state import ModelState
 from jaxclone.tree import first_match
-from jaxclone.types import Array, Metrics, Tree
+from jaxclone.types import Array, Metrics, Tree, UserError
 
 Schedule = Callable[[Array | int], Array]
 LossFn = Callable[[Tree, Tree], tuple[Float[Array, ""], Metrics]]
@@ -39,7 +39,8 @@ class OptimConfig:
             `decay_steps`.
         final_fraction: of `learning_rate`, where "linear" and "cosine" end.
         decay_rate: factor of "exponential".
-        decay_steps: steps between two decays of "exponential".
+        decay_steps: steps between two decays of "exponential"; 0 for an epoch of the data, in the
+            tasks that say so.
         clip_norm: gradients are scaled down to this global norm; 0 for no clipping.
         max_skips: updates in a row that may be left out because a gradient is not finite, which
             leaves parameters and optimiser as they are; one more ends the run. With 0 the first
@@ -71,6 +72,8 @@ def make_schedule(config: OptimConfig, total_steps: int) -> Schedule:
     >>> [float(warm(step)) for step in (0, 1, 3, 9)]
     [0.25, 0.5, 1.0, 1.0]
     """
+    if config.schedule == "exponential" and config.decay_steps < 1:
+        raise UserError(f"decay_steps must be above 0, got {config.decay_steps}")
     span = max(1, total_steps - config.warmup_steps)
     floor = config.final_fraction
 

@@ -6,7 +6,8 @@ devices of the mesh, and the compiler puts in the communication.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +24,11 @@ from jaxclone.sharding.mesh import (
     replicated,
     to_host,
 )
-from jaxclone.train.task import Media, Task
+from jaxclone.train.task import Copies, Media, Task
 from jaxclone.tree import flatten, n_parameters
 from jaxclone.types import Array, Metrics, Tree, UserError
+
+T = TypeVar("T")
 
 
 class Program:
@@ -136,12 +139,21 @@ class Program:
 
         Every process must call it: the task is then asked on the first one alone, on one device.
         """
-        if self._task.showcase is None:
-            return {}
+        return self._alone(self._task.showcase, state, batch) or {}
+
+    def copies(self, state: Tree, batch: Tree) -> Copies | None:
+        """What a judge compares; None on other processes than the first. Called as `showcase`."""
+        return self._alone(self._task.copies, state, batch)
+
+    @staticmethod
+    def _alone(ask: Callable[[Tree, Tree], T] | None, state: Tree, batch: Tree) -> T | None:
+        """What a function of the task says, asked on the first process alone."""
+        if ask is None:
+            return None
         if jax.process_count() == 1:
-            return self._task.showcase(state, batch)
+            return ask(state, batch)
         state, batch = to_host((state, batch))
         if jax.process_index() != 0:
-            return {}
+            return None
         with activate(make_mesh(MeshConfig(data=1), jax.local_devices()[:1])):
-            return self._task.showcase(state, batch)
+            return ask(state, batch)

@@ -38,9 +38,20 @@ class TrainState(struct.PyTreeNode):
 
 
 class GanState(struct.PyTreeNode):
-    """A run with a generator and a discriminator, each with its own optimiser."""
+    """A run with a generator and a discriminator, each with its own optimiser.
+
+    Attributes:
+        step: i32[] batches seen.
+        key: the root random key of the run.
+        generator: what speaks.
+        discriminator: what judges it.
+        ema: the mean of the generator's parameters over the last steps; {} where none is kept.
+        frozen: parameters by model name that are used and not trained; {} for none.
+    """
 
     step: Tree
     key: Tree
     generator: ModelState
     discriminator: ModelState
+    ema: Tree = struct.field(default_factory=dict)
+    frozen: Tree = struct.field(default_factory=dict)

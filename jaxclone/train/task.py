@@ -17,6 +17,10 @@ from jaxclone.sharding.mesh import MeshConfig
 from jaxclone.train.health import Watch
 from jaxclone.types import Metrics, Tree
 
+# (truth, copy, true samples), see `Task.copies`, and what scores them on the host.
+Copies = tuple[np.ndarray, np.ndarray, np.ndarray]
+Judge = Callable[[np.ndarray, np.ndarray, np.ndarray], dict[str, float]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Media:
@@ -44,6 +48,11 @@ class Task:
         evaluate: (state, batch) -> metrics, averaged over batches by "weight" where there is one.
         models: state -> parameters by model name, what the bundle of this run holds.
         model_configs: the config of each of those models, by the same names.
+        helpers: the config of each model that the run uses and does not train, which `init_from`
+            must hold; None for one of any config, that it may lack.
+        copies: (state, batch) -> (recordings f32[b, t], what the run makes of them f32[b, t], true
+            samples i32[b]), sample by sample comparable, on the host at each evaluation for scores
+            that are no function of arrays; None for none. Asked as `showcase` is.
         showcase: (state, batch) -> named media, called on the host at each evaluation; None for
             none. Of several processes, the first is asked alone, with whole arrays.
         watches: metrics of the step by which a run that goes nowhere is told.
@@ -54,6 +63,8 @@ class Task:
     evaluate: Callable[[Any, Any], Metrics]
     models: Callable[[Any], dict[str, Tree]]
     model_configs: Mapping[str, Any]
+    helpers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    copies: Callable[[Any, Any], Copies] | None = None
     showcase: Callable[[Any, Any], dict[str, Media]] | None = None
     watches: tuple[Watch, ...] = ()
 

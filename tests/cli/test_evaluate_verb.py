@@ -87,11 +87,40 @@ def test_similarity_needs_an_extra(monkeypatch, capsys):
     assert err.count("\n") == 1
 
 
+@pytest.mark.usefixtures("recordings")
+def test_copies_of_the_truth_are_heard(capsys):
+    pytest.importorskip("pesq")
+    pytest.importorskip("pystoi")
+    args = ["--converted", "low0.wav", "low1.wav", "--truth", "low0.wav", "low0.wav"]
+    assert evaluate(*args, "--copies", "--json") == 0
+    same, other = json.loads(capsys.readouterr().out.splitlines()[-1])["scores"]
+    assert same["pesq"] > 4.6 > other["pesq"]
+    assert same["stoi"] > 0.99 > other["stoi"]
+    assert same["mel_l1"] < 1e-5 < other["mel_l1"]
+    assert same["stft"] < 1e-5 < other["stft"]
+
+
+@pytest.mark.usefixtures("recordings")
+def test_copies_need_an_extra(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pesq", None)
+    assert evaluate("--converted", "low0.wav", "--truth", "low0.wav", "--copies") == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: PESQ and STOI need pesq and pystoi")
+    assert err.endswith("pip install 'jaxclone[eval]'\n")
+    assert err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
         ([], 2, "needs --converted recordings or a --table"),
         (["--converted", "low0.wav"], 2, "needs --truth or --reference to score against"),
+        (
+            ["--converted", "low0.wav", "--reference", "low1.wav", "--copies"],
+            2,
+            "--copies needs the --truth of each recording",
+        ),
         (
             ["--converted", "low0.wav", "low1.wav", "--truth", "low0.wav"],
             2,

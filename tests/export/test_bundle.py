@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.loader import CropConfig
-from jaxclone.audio.spec import AudioSpec
+from jaxclone.audio.spec import AudioSpec, hifigan_22k, melgan_22k
 from jaxclone.export import bundle as bundles
 from jaxclone.export.bundle import ModelCard, load_bundle, save_bundle
 from jaxclone.sharding.mesh import MeshConfig
@@ -86,6 +86,14 @@ def test_bundles_of_different_audio_do_not_mix(folder, tmp_path):
         UserError, match=r"bundle .*o does not match: hop_length 256 \(expected 320"
     ):
         load_bundle(folder, tmp_path / "o")
+
+
+def test_a_vocoder_of_another_mel_is_refused_even_if_its_shapes_fit(tmp_path):
+    """hifigan_22k and melgan_22k have the same rate, hop and bands: only the bundle tells."""
+    for name, audio in (("converter", hifigan_22k()), ("vocoder", melgan_22k())):
+        save_bundle(tmp_path / name, {f"my {name}": {}}, {f"my {name}": audio}, audio, card="")
+    with pytest.raises(UserError, match=r"vocoder does not match: fmax None .*, log 'log10' "):
+        load_bundle(tmp_path / "converter", tmp_path / "vocoder")
 
 
 def test_no_bundle():

@@ -38,6 +38,13 @@ def test_generator_loss_vanishes_where_the_discriminators_are_fooled():
     assert float(generator_loss(fake)[0]) == pytest.approx(expected, rel=1e-6)
 
 
+def test_hinges_leave_alone_what_is_beyond_them():
+    real, fake = [jnp.array([[2.0, 1.0]])], [jnp.array([[-1.0, -3.0]])]
+    assert float(discriminator_loss(real, fake, "hinge")[0]) == 0
+    assert float(discriminator_loss(fake, real, "hinge")[0]) == pytest.approx(3 + 2.5)
+    assert float(generator_loss(fake, "hinge")[0]) == pytest.approx(2)
+
+
 def test_feature_matching_weighs_every_layer_alike():
     real = [[jnp.zeros((2, 5, 3)), jnp.zeros((2, 2, 8))], [jnp.zeros((2, 7, 1))]]
     fake = [[jnp.ones((2, 5, 3)), -2 * jnp.ones((2, 2, 8))], [3 * jnp.ones((2, 7, 1))]]

@@ -11,10 +11,21 @@ import numpy as np
 import pytest
 
 from jaxclone.audio import io, spectral
-from jaxclone.audio.spec import AudioSpec, hifigan_22k, jaxclone_16k
+from jaxclone.audio.spec import (
+    AudioSpec,
+    hifigan_22k,
+    jaxclone_16k,
+    jaxclone_24k,
+    melgan_22k,
+)
 
 SPEECH = Path(__file__).parents[3] / "shared" / "data" / "speech"
-SPECS = {"hifigan_22k": hifigan_22k(), "jaxclone_16k": jaxclone_16k()}
+SPECS = {
+    "hifigan_22k": hifigan_22k(),
+    "melgan_22k": melgan_22k(),
+    "jaxclone_16k": jaxclone_16k(),
+    "jaxclone_24k": jaxclone_24k(),
+}
 
 
 def synthetic(kind: str, rate: int) -> np.ndarray:
@@ -58,11 +69,17 @@ def by_librosa(x: np.ndarray, spec: AudioSpec) -> np.ndarray:
         fmin=spec.fmin,
         fmax=spec.fmax,
     )
-    return np.log(np.maximum(mel, spec.floor)).T
+    return in_base(np.maximum(mel, spec.floor), spec).T
+
+
+def in_base(mel: np.ndarray, spec: AudioSpec) -> np.ndarray:
+    return np.log(mel) if spec.log == "ln" else np.log10(mel)
 
 
 def by_torch(x: np.ndarray, spec: AudioSpec) -> np.ndarray:
-    """The mel of the HiFi-GAN authors (jik876/hifi-gan meldataset.py), at double precision."""
+    """The published mels at double precision: HiFi-GAN's (jik876/hifi-gan `meldataset.py`), and
+    MelGAN's (descriptinc/melgan-neurips `Audio2Mel`), which adds nothing to the power.
+    """
     torch = pytest.importorskip("torch")
     filters = librosa.filters.mel(
         sr=spec.sample_rate, n_fft=spec.n_fft, n_mels=spec.n_mels, fmin=spec.fmin, fmax=spec.fmax
@@ -82,8 +99,10 @@ def by_torch(x: np.ndarray, spec: AudioSpec) -> np.ndarray:
         return_complex=True,
     )
     power = torch.view_as_real(spectrum).pow(2).sum(-1)
-    mel = torch.from_numpy(filters).double() @ torch.sqrt(power + 1e-9)
-    return torch.log(torch.clamp(mel, min=1e-5))[0].numpy().T
+    melgan = spec == melgan_22k()
+    mel = torch.from_numpy(filters).double() @ torch.sqrt(power + (0 if melgan else 1e-9))
+    mel = torch.clamp(mel, min=1e-5)
+    return (torch.log10(mel) if melgan else torch.log(mel))[0].numpy().T
 
 
 @pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jitted"])
@@ -103,10 +122,26 @@ def test_log_mel_equals_librosa_and_hifigan(signal: str, name: str, jitted: bool
     # librosa has no 1e-9 under the square root: in bins of digital silence that is the mel itself,
     # so the two are compared as magnitudes there, as logarithms everywhere else.
     reference = by_librosa(x, spec)
-    np.testing.assert_allclose(np.exp(ours), np.exp(reference), atol=1e-4)
-    loud = reference > np.log(0.1)
+    base = np.e if spec.log == "ln" else 10.0
+    np.testing.assert_allclose(base**ours, base**reference, atol=1e-4)
+    loud = base**reference > 0.1
     assert loud.any()
     np.testing.assert_allclose(ours[loud], reference[loud], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_twenty_real_clips_have_the_published_mel(name: str, recordings: Path):
+    spec = SPECS[name]
+    with (recordings / "manifest.tsv").open(encoding="utf-8") as file:
+        paths = [row["path"] for row in csv.DictReader(file, delimiter="\t")]
+    paths = paths[:: len(paths) // 20][:20]
+    assert len(paths) == 20
+    function = jax.jit(spectral.log_mel, static_argnums=1)
+    for path in paths:
+        x = np.zeros(2 * spec.sample_rate, np.float32)  # of one length: one program
+        clip = io.read(recordings / path, spec.sample_rate)[: len(x)]
+        x[: len(clip)] = clip
+        np.testing.assert_allclose(function(x, spec), by_torch(x, spec), atol=1e-4, err_msg=path)
 
 
 @pytest.mark.parametrize("name", SPECS)

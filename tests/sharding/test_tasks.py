@@ -18,7 +18,16 @@ from jaxclone.audio.spec import AudioSpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-TASKS = ("pretrain", "converter", "vocoder", "meta")
+# Each with what its run is told besides.
+TASKS = {
+    "demo/pretrain": (),
+    "demo/converter": (),
+    "demo/vocoder": (),
+    "demo/meta": (),
+    "vocoder/multiband_melgan": ("--ema", "0.9", "--discriminator_every", "2"),
+    "vocoder/composite": (),
+    "vocoder/finetune": (),
+}
 SCRIPT = """
 import dataclasses, json, sys
 from jaxclone import config as configs
@@ -26,11 +35,11 @@ from jaxclone.sharding.hosts import initialise_distributed
 from jaxclone.train.loop import fit
 
 initialise_distributed()
-task, corpus, out, fsdp = sys.argv[1:]
+task, corpus, out, fsdp, *options = sys.argv[1:]
 run = configs.override(
-    configs.load(f"demo/{task}:smoke"),
+    configs.load(f"{task}:smoke"),
     ["--data.corpus", corpus, "--out", out, "--steps", "3", "--log-every", "1",
-     "--data.batch-size", "4", "--mesh.fsdp", fsdp],
+     "--data.batch-size", "4", "--mesh.fsdp", fsdp, *options],
 )
 run = dataclasses.replace(run, valid=None)
 state, summary = fit(run, run.task())
@@ -54,7 +63,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, speakers: dict[str, list[np
 def run(task: str, corpus: Path, out: Path, devices: int, fsdp: int) -> list[dict]:
     """The lines of metrics of three steps."""
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, task, str(corpus), str(out), str(fsdp)],
+        [sys.executable, "-c", SCRIPT, task, str(corpus), str(out), str(fsdp), *TASKS[task]],
         env=toy.environment(JAXCLONE_CPU_DEVICES=str(devices)),
         capture_output=True,
         text=True,

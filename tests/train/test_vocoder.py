@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -9,7 +10,11 @@ import numpy as np
 import optax
 import pytest
 
+from data_pipelines.build import build
+from data_pipelines.loader import CropConfig
+from data_pipelines.manifest import Row
 from jaxclone import rng
+from jaxclone.audio import io
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.audio.spectral import log_mel
 from jaxclone.losses.adversarial import (
@@ -18,8 +23,13 @@ from jaxclone.losses.adversarial import (
     generator_loss,
 )
 from jaxclone.losses.spectral import mel_l1
-from jaxclone.models.discriminators import DiscriminatorConfig, Discriminators
+from jaxclone.models.discriminators import (
+    DiscriminatorConfig,
+    Discriminators,
+    MelGANDiscriminatorConfig,
+)
 from jaxclone.models.hifigan import Generator, HiFiGANConfig
+from jaxclone.models.melgan import MelGANConfig
 from jaxclone.nn.weight_norm import power_iteration
 from jaxclone.train.optim import OptimConfig
 from jaxclone.train.state import GanState
@@ -35,6 +45,20 @@ CONFIG = VocoderConfig(
     resolutions=((32, 8, 32), (64, 16, 64)),
     generator_optim=OPTIM,
     discriminator_optim=OPTIM,
+)
+# MelGAN's way, with everything that can be chosen chosen otherwise.
+OTHER = dataclasses.replace(
+    CONFIG,
+    audio=AudioSpec(n_fft=64, hop_length=24, win_length=64, n_mels=8, log="log10", power_floor=0.0),
+    generator=MelGANConfig.tiny(bands=4),
+    discriminators=MelGANDiscriminatorConfig.tiny(),
+    gan_loss="hinge",
+    adversarial_weight=2.5,
+    mel_weight=0.0,
+    stft_weight=1.0,
+    band_resolutions=((16, 4, 16), (32, 8, 32)),
+    discriminator_every=2,
+    ema=0.9,
 )
 
 
@@ -189,6 +213,106 @@ def test_padding_of_a_crop_is_silent_on_both_sides(speech: np.ndarray):
     copy = CONFIG.task().showcase(_start(CONFIG), jax.tree.map(lambda x: x[1:], batch))["copy"]
     assert np.all(copy.data[200:] == 0)
     assert np.any(copy.data[:200] != 0)
+
+
+@pytest.fixture(scope="module")
+def other(speech: np.ndarray):
+    """(state before, batch, state after, metrics) of a second step of OTHER."""
+    step, batch = jax.jit(OTHER.task().step), _batch(speech[8:])
+    batch = batch.replace(waveform=batch.waveform[:, :384], length=np.full(4, 384, np.int32))
+    state, metrics = step(_start(OTHER), batch)
+    assert float(metrics["discriminator_loss"]) == 0  # every second step, the first is none
+    return state, batch, *step(state, batch)
+
+
+def test_other_losses_train_both(other):
+    state, _, after, metrics = other
+    moved = jax.tree.map(
+        lambda a, b: bool(np.any(a != b)),
+        (after.generator.params, after.discriminator.params),
+        (state.generator.params, state.discriminator.params),
+    )
+    assert all(jax.tree.leaves(moved))
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert float(metrics["loss"]) == pytest.approx(
+        (float(metrics["stft_loss"]) + float(metrics["band_stft_loss"])) / 2
+        + 2.5 * float(metrics["adversarial_loss"])
+        + 2 * float(metrics["feature_matching_loss"]),
+        rel=1e-5,
+    )
+
+
+def test_microbatches_give_the_gradients_of_the_whole_batch_with_other_losses(other):
+    state, batch, whole, metrics = other
+    config = dataclasses.replace(OTHER, microbatches=2)
+    parts, more = jax.jit(config.task().step)(state, batch)
+    for name in ("generator", "discriminator"):
+        _assert_close(
+            _gradient(getattr(parts, name)), _gradient(getattr(whole, name)), atol=2e-5, rtol=2e-4
+        )
+    assert set(more) == set(metrics)
+    _assert_close(parts.ema, whole.ema, atol=1e-4)
+
+
+def test_the_mean_of_the_parameters_is_what_speaks(other):
+    state, batch, after, _ = other
+    task = OTHER.task()
+    # Early on, the mean is of few steps: 2 / 11 of it is old in the second.
+    expected = jax.tree.map(
+        lambda mean, new: mean * 2 / 11 + new * 9 / 11, state.ema, after.generator.params
+    )
+    _assert_close(after.ema, expected, atol=1e-6)
+    _assert_close(task.models(after)["vocoder"], after.ema, rtol=0)
+    evaluate = jax.jit(task.evaluate)
+    alone = after.replace(generator=after.generator.replace(params=after.ema))
+    assert float(evaluate(after, batch)["mel_l1"]) == float(evaluate(alone, batch)["mel_l1"])
+    begun = nn.unbox(task.init(rng.root(1), task.models(after)))
+    _assert_close((begun.ema, begun.generator.params), (after.ema, after.ema), rtol=0)
+
+
+def test_the_generator_may_be_updated_less_often(speech: np.ndarray):
+    config = dataclasses.replace(CONFIG, generator_every=2)
+    step, state, batch = jax.jit(config.task().step), _start(config), _batch(speech)
+    first, metrics = step(state, batch)
+    _assert_close(first.generator, state.generator, rtol=0)
+    assert float(metrics["loss"]) == 0
+    assert float(metrics["discriminator_loss"]) > 0
+    second, metrics = step(first, batch)
+    assert float(metrics["loss"]) > 0
+    assert int(optax.tree.get(second.generator.opt_state, "count")) == 1
+    assert int(optax.tree.get(second.discriminator.opt_state, "count")) == 2
+
+
+def test_the_rate_falls_by_the_epochs_of_the_data(tmp_path: Path, speech: np.ndarray):
+    rows = []
+    for number in range(7):
+        path = tmp_path / f"{number}.wav"
+        io.write(path, np.roll(speech, 1000 * number), 16_000)
+        rows.append(Row(str(path), split="train"))
+    audio = AudioSpec()
+    build(rows, tmp_path / "corpus", audio, f0=False, workers=1)
+    data = CropConfig(str(tmp_path / "corpus"), batch_size=2)
+    config = VocoderConfig(audio=audio, generator=HiFiGANConfig.mini(), data=data)
+    _, schedule = config.optimizer(config.generator_optim, 100)
+    rates = [float(schedule(step)) for step in (0, 2, 3, 6)]  # 7 recordings, 3 whole batches
+    assert rates == pytest.approx([2e-4, 2e-4, 2e-4 * 0.999, 2e-4 * 0.999**2])
+    _, schedule = VocoderConfig().optimizer(config.generator_optim, 100)
+    assert float(schedule(808)) == pytest.approx(2e-4)
+    assert float(schedule(809)) == pytest.approx(2e-4 * 0.999)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"discriminator_every": 0}, "discriminator_every must be above 0"),
+        ({"ema": 1.0}, "ema must be below 1"),
+        ({"feature_weight": -1.0}, "feature_weight must be 0 or more"),
+        ({"band_resolutions": ((16, 4, 16),)}, "a generator with bands"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(changes: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(CONFIG, **changes).task()
 
 
 def test_showcase_sets_the_copy_beside_the_truth(stepped):

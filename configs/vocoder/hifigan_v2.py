@@ -1,0 +1,47 @@
+"""HiFi-GAN V2 as published (Kong et al. 2020; jik876/hifi-gan `config_v2.json`).
+
+A quarter of the channels of V1: 0.92 M parameters.
+
+The corpus must be built with the AudioSpec of `jaxclone.audio.spec.hifigan_22k`.
+
+Command: jaxclone train vocoder/hifigan_v2 --data.corpus CORPUS --valid.corpus CORPUS
+Hardware: one GPU or TPU host; the `smoke` size runs on a CPU in a minute.
+Time: published as 2.5 M steps; not run here.
+Score: not measured here.
+"""
+
+from typing import Literal
+
+from data_pipelines.loader import CropConfig
+from jaxclone.audio.spec import hifigan_22k, jaxclone_16k
+from jaxclone.models.discriminators import DiscriminatorConfig
+from jaxclone.models.hifigan import HiFiGANConfig
+from jaxclone.train.vocoder import VocoderConfig
+
+
+def get_config(size: Literal["published", "smoke"] = "published") -> VocoderConfig:
+    """The published system; `smoke` only proves that it runs, on a corpus of 16 kHz."""
+    if size == "smoke":
+        return VocoderConfig(
+            name="hifigan-v2-smoke",
+            audio=jaxclone_16k(),
+            generator=HiFiGANConfig.mini(),
+            discriminators=DiscriminatorConfig.mini(),
+            data=CropConfig(batch_size=2, crop_seconds=0.2),
+            valid=CropConfig(split="valid", batch_size=2, crop_seconds=0.2),
+            steps=4,
+            log_every=1,
+            eval_batches=1,
+        )
+    # 8192 samples: 32 frames.
+    return VocoderConfig(
+        name="hifigan-v2",
+        audio=hifigan_22k(),
+        generator=HiFiGANConfig.v2(),
+        data=CropConfig(batch_size=16, crop_seconds=8192 / 22_050, workers=4),
+        valid=CropConfig(split="valid", batch_size=16, crop_seconds=2.0),
+        steps=2_500_000,
+        log_every=100,
+        eval_every=1000,
+        checkpoint_every=5000,
+    )

@@ -1,0 +1,49 @@
+"""Vocos at its published size, 13.5 M parameters (Siuzdak 2023; gemelo-ai/vocos `vocos.yaml`).
+
+Apart from published: the discriminators are HiFi-GAN's (there by period and by STFT resolution),
+the generator starts from the pseudo-inverse of the mel, and the mel is the project's (HiFi-GAN's
+definition at 24 kHz). The corpus must be built with `jaxclone.audio.spec.jaxclone_24k`.
+
+Command: jaxclone train vocoder/vocos --data.corpus CORPUS --valid.corpus CORPUS
+Hardware: one GPU or TPU host; the `smoke` size runs on a CPU in a minute.
+Time: published as 1 M steps; not run here.
+Score: not measured here.
+"""
+
+from typing import Literal
+
+from data_pipelines.loader import CropConfig
+from jaxclone.audio.spec import jaxclone_16k, jaxclone_24k
+from jaxclone.models.discriminators import DiscriminatorConfig
+from jaxclone.models.vocos import VocosConfig
+from jaxclone.train.optim import OptimConfig
+from jaxclone.train.vocoder import VocoderConfig
+
+
+def get_config(size: Literal["published", "smoke"] = "published") -> VocoderConfig:
+    """The published system; `smoke` only proves that it runs, on a corpus of 16 kHz."""
+    smoke = size == "smoke"
+    audio = jaxclone_16k() if smoke else jaxclone_24k()
+    optim = OptimConfig(
+        learning_rate=5e-4, betas=(0.8, 0.9), decay=(("", True),), schedule="cosine"
+    )
+    batch_size = 2 if smoke else 16
+    # 16384 samples: 64 frames.
+    crop = CropConfig(batch_size=batch_size, crop_seconds=0.2 if smoke else 16_384 / 24_000)
+    return VocoderConfig(
+        name="vocos-smoke" if smoke else "vocos",
+        audio=audio,
+        generator=VocosConfig.tiny() if smoke else VocosConfig(audio=audio),
+        discriminators=DiscriminatorConfig.mini() if smoke else DiscriminatorConfig.published(),
+        gan_loss="hinge",
+        feature_weight=1.0,
+        generator_optim=optim,
+        discriminator_optim=optim,
+        data=crop,
+        valid=CropConfig(split="valid", batch_size=batch_size, crop_seconds=0.2 if smoke else 2.0),
+        steps=4 if smoke else 1_000_000,
+        log_every=1 if smoke else 100,
+        eval_every=0 if smoke else 1000,
+        eval_batches=1 if smoke else 4,
+        checkpoint_every=5000,
+    )
