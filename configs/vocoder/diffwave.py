@@ -10,29 +10,35 @@ Time: published as 1 M steps; not run here.
 Score: not measured here.
 """
 
+import dataclasses
 from typing import Literal
 
 from data_pipelines.loader import CropConfig
 from jaxclone.audio.spec import AudioSpec, hifigan_22k
 from jaxclone.models.diffwave import DiffWaveConfig
 from jaxclone.train.diffusion import DiffusionConfig
+from jaxclone.train.optim import OptimConfig
 
 
-def get_config(size: Literal["base", "large", "smoke"] = "base") -> DiffusionConfig:
-    """The published systems; `smoke` only proves that it runs, on a corpus of 16 kHz."""
-    if size == "smoke":
-        generator = DiffWaveConfig(upsample_rates=(16, 20), channels=8, layers=4, dilation_cycle=4)
-        data = CropConfig(batch_size=2, crop_seconds=0.2)
+def get_config(size: Literal["base", "large", "mini", "smoke"] = "base") -> DiffusionConfig:
+    """The published systems; `mini` is for a CPU, and `smoke` only proves that it runs.
+
+    Both of these are for a corpus of 16 kHz.
+    """
+    if size in ("mini", "smoke"):
+        smoke, mini = size == "smoke", DiffWaveConfig.mini()
+        data = CropConfig(batch_size=2 if smoke else 8, crop_seconds=0.2 if smoke else 0.5)
         return DiffusionConfig(
-            name="diffwave-smoke",
+            name=f"diffwave-{size}",
             audio=AudioSpec(),
-            generator=generator,
+            generator=dataclasses.replace(mini, channels=8, layers=4) if smoke else mini,
             data=data,
-            valid=CropConfig(split="valid", batch_size=2, crop_seconds=0.2),
-            resolutions=((512, 128, 512),),
-            steps=4,
-            log_every=1,
-            eval_batches=1,
+            valid=dataclasses.replace(data, split="valid"),
+            optim=OptimConfig(kind="adam", learning_rate=1e-3, schedule="cosine"),
+            steps=4 if smoke else 20_000,
+            log_every=1 if smoke else 100,
+            eval_every=0 if smoke else 2000,
+            eval_batches=1 if smoke else 4,
         )
     # 15,872 samples: 62 frames.
     return DiffusionConfig(

@@ -143,8 +143,16 @@ class DiffWaveConfig:
 
     @classmethod
     def mini(cls) -> DiffWaveConfig:
-        """For a hop of 320; trains in an hour or so on a CPU."""
-        return cls(upsample_rates=(16, 20), channels=32, layers=16, dilation_cycle=8)
+        """For a hop of 320, at a sixth of BASE's work a sample; for training on a CPU."""
+        # Log-mel lies in about [-11.5, 2]; this brings it to the order of one.
+        return cls(
+            mel_scale=0.25,
+            mel_shift=1.25,
+            upsample_rates=(16, 20),
+            channels=32,
+            layers=16,
+            dilation_cycle=8,
+        )
 
     @classmethod
     def tiny(cls) -> DiffWaveConfig:
@@ -442,7 +450,7 @@ def reverse(
         x = step.scale * (x - step.share * predict(x, step.time))
         return x + step.spread * draw(step.index), None
 
-    return jax.lax.scan(back, draw(steps.index[0] + 1), steps)[0]
+    return jax.lax.scan(back, draw(jnp.int32(len(steps.index))), steps)[0]
 
 
 def step_features(time: Float[Array, " b"], steps: int) -> Float[Array, "b 128"]:
