@@ -74,3 +74,29 @@ def test_converges_no_worse_than_librosa(spec: AudioSpec, momentum: float):
     # Two random starts differ by some tenths of a decibel, on each side.
     assert np.mean(differences) < 0.15
     assert max(differences) < 0.6
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_the_inverse_of_the_filterbank_is_nearer_than_librosas(spec: AudioSpec):
+    filters = spectral.mel_filterbank(spec)
+    truth = np.asarray(spectral.magnitude(signals(spec.sample_rate), spec))
+    mel = np.maximum(truth @ filters.T, spec.floor)
+    ours = np.asarray(spectral.mel_to_magnitude(np.log(mel), spec))
+    theirs = [
+        librosa.feature.inverse.mel_to_stft(
+            one.T,
+            sr=spec.sample_rate,
+            n_fft=spec.n_fft,
+            power=1.0,
+            fmin=spec.fmin,
+            fmax=spec.fmax,
+        ).T
+        for one in mel
+    ]
+    assert (ours >= 0).all()
+    for found, other, magnitude, target in zip(ours, theirs, truth, mel):
+        error, their_error = (
+            np.linalg.norm(x @ filters.T - target) / np.linalg.norm(target) for x in (found, other)
+        )
+        assert error < min(1e-3, their_error)
+        assert np.linalg.norm(found - magnitude) < np.linalg.norm(other - magnitude)
