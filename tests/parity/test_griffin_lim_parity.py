@@ -19,6 +19,20 @@ CORPORA = ("ljspeech", "vctk", "librispeech")
 SPECS = {"16k": jaxclone_16k(), "22k": hifigan_22k()}
 
 
+def recording(rate: int) -> np.ndarray:
+    """A second of real speech where there is some, of a gliding voice elsewhere."""
+    if (SPEECH / "manifest.tsv").exists():
+        with (SPEECH / "manifest.tsv").open(encoding="utf-8") as file:
+            rows = csv.DictReader(file, delimiter="\t")
+            path = next(row["path"] for row in rows if row["corpus"] == "ljspeech")
+        return io.read(SPEECH / path, rate)[: 2 * rate]
+    t = np.arange(2 * rate) / rate
+    phase = 2 * np.pi * (130 * t + 20 * np.sin(2 * np.pi * t))
+    voice = sum(np.cos(k * phase) / k for k in range(1, 25)) * (np.sin(6 * np.pi * t) > -0.5)
+    noise = np.random.default_rng(0).standard_normal(len(t))
+    return (0.1 * voice + 1e-3 * noise).astype(np.float32)
+
+
 def recordings(rate: int) -> list[np.ndarray]:
     """A second each of three real voices where there are some."""
     if not (SPEECH / "manifest.tsv").exists():
@@ -51,29 +65,25 @@ def convergence(waveform: np.ndarray, truth: np.ndarray, spec: AudioSpec) -> flo
     return float(20 * np.log10(np.linalg.norm(made - truth) / np.linalg.norm(truth)))
 
 
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize("spec", [jaxclone_16k(), hifigan_22k()], ids=["16k", "22k"])
 @pytest.mark.parametrize("momentum", [0.0, 0.99])
 def test_converges_no_worse_than_librosa(spec: AudioSpec, momentum: float):
-    truth = np.asarray(spectral.magnitude(signals(spec.sample_rate), spec))
+    truth = np.asarray(spectral.magnitude(recording(spec.sample_rate), spec))
     ours = griffin_lim_of(truth, spec, jax.random.key(0), iterations=32, momentum=momentum)
+    theirs = librosa.griffinlim(
+        truth.T,
+        n_iter=32,
+        hop_length=spec.hop_length,
+        n_fft=spec.n_fft,
+        center=False,
+        momentum=momentum,
+        random_state=0,
+    )
     pad = (spec.n_fft - spec.hop_length) // 2
-    differences = []
-    for made, magnitude in zip(np.asarray(ours), truth):
-        theirs = librosa.griffinlim(
-            magnitude.T,
-            n_iter=32,
-            hop_length=spec.hop_length,
-            n_fft=spec.n_fft,
-            center=False,
-            momentum=momentum,
-            random_state=0,
-        )[pad : pad + len(made)]
-        reached = convergence(made, magnitude, spec)
-        assert reached < -13
-        differences.append(reached - convergence(theirs, magnitude, spec))
-    # Two random starts differ by some tenths of a decibel, on each side.
-    assert np.mean(differences) < 0.15
-    assert max(differences) < 0.6
+    theirs = theirs[pad : pad + ours.shape[-1]]
+    # Two random starts differ by some tenths of a decibel.
+    assert convergence(ours, truth, spec) < convergence(theirs, truth, spec) + 0.3
+    assert convergence(ours, truth, spec) < -13
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
