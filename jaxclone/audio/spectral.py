@@ -21,7 +21,7 @@ from jaxclone.types import Array, UserError, length_mask
 
 # The least power of a bin, far below hearing: the gradient of its square root stays finite.
 _TINY = 1e-20
-# Steps of the multiplicative inverse of the filterbank; the mel error no longer moves after these.
+# Steps of the multiplicative inverse of the filterbank; the mel error is nothing after these.
 _INVERSE_STEPS = 60
 
 
@@ -198,20 +198,23 @@ def log_mel(
 def mel_to_magnitude(
     mel: Float[Array, "*batch frames n_mels"], spec: AudioSpec
 ) -> Float[Array, "*batch frames bins"]:
-    """A non-negative magnitude spectrogram whose mel is nearest to a given log-mel.
+    """A non-negative magnitude spectrogram whose mel is a given log-mel.
 
-    Starts from the filters spread back over the bins and takes multiplicative least-squares steps
-    (Lee and Seung 2001), which keep it non-negative and smooth. Bins that no filter covers are 0.
+    Starts from the filters spread back over the bins and takes multiplicative steps towards the
+    least divergence between the mels (Lee and Seung 2001, theorem 2), which keep it non-negative
+    and smooth. Least squares would leave the quiet bands for last, and of the many spectrograms
+    with this mel it finds one that is further from speech. Bins that no filter covers are 0.
     """
     filters = jnp.asarray(mel_filterbank(spec))
     target = jnp.exp(mel) if spec.log == "ln" else 10.0**mel
-    numerator = jnp.matmul(target, filters, precision="highest")
-    estimate = numerator / jnp.maximum((filters @ filters.sum(0)) @ filters, 1e-12)
+    spread = jnp.matmul(target, filters, precision="highest")
+    estimate = spread / jnp.maximum((filters @ filters.sum(0)) @ filters, 1e-12)
+    covered = jnp.maximum(filters.sum(0), 1e-12)
 
     def step(_: Array, estimate: jax.Array) -> jax.Array:
         again = jnp.matmul(estimate, filters.T, precision="highest")
-        denominator = jnp.matmul(again, filters, precision="highest")
-        return estimate * numerator / jnp.maximum(denominator, 1e-12)
+        ratio = target / jnp.maximum(again, 1e-12)
+        return estimate * jnp.matmul(ratio, filters, precision="highest") / covered
 
     return jax.lax.fori_loop(0, _INVERSE_STEPS, step, estimate)
 

@@ -25,6 +25,7 @@ VERBS = {
     "plan": "what a config will need of hardware that is not here",
     "enroll": "recordings of a person to a voice",
     "convert": "a recording to the same words in another voice",
+    "vocode": "a recording or a mel to sound, by a vocoder alone",
     "evaluate": "score converted recordings",
     "import": "published weights to a bundle",
     "export": "a bundle to another format",

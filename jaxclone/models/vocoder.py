@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxclone.models import hifigan, melgan
+from jaxclone.models.diffwave import DiffWave, DiffWaveConfig
 from jaxclone.models.hifigan import HiFiGANConfig
 from jaxclone.models.melgan import MelGANConfig
 from jaxclone.models.vocos import Vocos, VocosConfig
 
-GeneratorConfig = HiFiGANConfig | VocosConfig | MelGANConfig
+GeneratorConfig = HiFiGANConfig | VocosConfig | MelGANConfig | DiffWaveConfig
 
 
 def make_generator(config: GeneratorConfig, dtype: DTypeLike = jnp.float32) -> nn.Module:
@@ -21,6 +22,8 @@ def make_generator(config: GeneratorConfig, dtype: DTypeLike = jnp.float32) -> n
             return Vocos(config, dtype)
         case MelGANConfig():
             return melgan.MelGAN(config, dtype)
+        case DiffWaveConfig():
+            return DiffWave(config, dtype)
         case _:
             return hifigan.Generator(config, dtype)
 
@@ -28,7 +31,7 @@ def make_generator(config: GeneratorConfig, dtype: DTypeLike = jnp.float32) -> n
 def context_frames(config: GeneratorConfig) -> int:
     """Frames on either side that a frame of the waveform depends on."""
     match config:
-        case VocosConfig():
+        case VocosConfig() | DiffWaveConfig():
             return config.context_frames
         case MelGANConfig():
             return melgan.context_frames(config)
