@@ -2,8 +2,9 @@
 
 Frames follow the HiFi-GAN convention (Kong et al. 2020; jik876/hifi-gan `meldataset.py`): the
 signal is reflected by (n_fft - hop_length) / 2 samples a side and not centred, so that frame i is
-centred on sample (i + 1/2) * hop_length. Every function takes any leading axes, is differentiable
-(also at digital silence) and runs under `jax.jit` with the spec as a static argument.
+centred on sample (i + 1/2) * hop_length; or on sample i * hop_length where the spec says so. Every
+function takes any leading axes, is differentiable (also at digital silence) and runs under
+`jax.jit` with the spec as a static argument.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from jaxtyping import Complex, Float, Int
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.types import Array, UserError, length_mask
 
-# Added to the power before the square root, as HiFi-GAN does: the gradient stays finite at zero.
-_POWER_FLOOR = 1e-9
+# The least power of a bin, far below hearing: the gradient of its square root stays finite.
+_TINY = 1e-20
 # Steps of the multiplicative inverse of the filterbank; the mel error no longer moves after these.
 _INVERSE_STEPS = 60
 
@@ -37,7 +38,7 @@ def window(spec: AudioSpec) -> np.ndarray:
 
 @functools.lru_cache(maxsize=32)
 def mel_filterbank(spec: AudioSpec) -> np.ndarray:
-    """Triangular filters, Slaney scale and normalisation (`librosa.filters.mel`).
+    """Triangular filters (`librosa.filters.mel`).
 
     Returns:
         f32[n_mels, n_fft // 2 + 1], read-only.
@@ -48,6 +49,8 @@ def mel_filterbank(spec: AudioSpec) -> np.ndarray:
         n_mels=spec.n_mels,
         fmin=spec.fmin,
         fmax=spec.fmax,
+        htk=spec.filters == "htk",
+        norm="slaney" if spec.filters == "slaney" else None,
         dtype=np.float32,
     )
     filters.flags.writeable = False
@@ -67,7 +70,8 @@ def frame(
         length: true samples of each waveform. When given, each one is reflected at its own end, so
             that its first length // hop_length frames are those of the waveform alone; the frames
             after them hold the reflection and then zeros. A length of (n_fft - hop_length) / 2 or
-            less cannot be reflected: what lies beyond its start is taken as zero.
+            less, n_fft / 2 where frames are centred, cannot be reflected: what lies beyond its
+            start is taken as zero.
 
     Raises:
         UserError: the waveforms are too short to be reflected, or shorter than one hop.
@@ -147,8 +151,8 @@ def istft(
         mask = length_mask(length, n_frames)[..., None]
         frames, energy = jnp.where(mask, frames, 0), jnp.where(mask, energy, 0)
     start, stop = _pad(spec), _pad(spec) + n_frames * spec.hop_length
-    signal = _overlap_add(frames, spec.hop_length)[..., start:stop]
-    weight = _overlap_add(energy, spec.hop_length)[..., start:stop]
+    signal = overlap_add(frames, spec.hop_length)[..., start:stop]
+    weight = overlap_add(energy, spec.hop_length)[..., start:stop]
     signal /= jnp.maximum(weight, 1e-8)
     if length is None:
         return signal
@@ -160,9 +164,10 @@ def magnitude(
     spec: AudioSpec,
     length: Int[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch frames bins"]:
-    """Magnitude of the STFT, sqrt(re^2 + im^2 + 1e-9) as HiFi-GAN takes it."""
+    """Magnitude of the STFT, sqrt(re^2 + im^2 + power_floor) as HiFi-GAN takes it."""
     spectrum = stft(waveform, spec, length)
-    return jnp.sqrt(spectrum.real**2 + spectrum.imag**2 + _POWER_FLOOR)
+    power = spectrum.real**2 + spectrum.imag**2 + spec.power_floor
+    return jnp.sqrt(jnp.maximum(power, _TINY))
 
 
 def log_mel(
@@ -187,7 +192,7 @@ def log_mel(
     """
     filters = mel_filterbank(spec).T
     mel = jnp.matmul(magnitude(waveform, spec, length), filters, precision="highest")
-    mel = _log(jnp.maximum(mel, spec.floor), spec)
+    mel = _log(jnp.clip(mel, spec.floor, spec.ceiling), spec)
     if length is None:
         return mel
     valid = jnp.arange(mel.shape[-2]) < (jnp.asarray(length) // spec.hop_length)[..., None]
@@ -216,7 +221,7 @@ def mel_to_magnitude(
 
 
 def _pad(spec: AudioSpec) -> int:
-    return (spec.n_fft - spec.hop_length) // 2
+    return (spec.n_fft - (0 if spec.center else spec.hop_length)) // 2
 
 
 def _log(value: Array, spec: AudioSpec) -> jax.Array:
@@ -234,8 +239,8 @@ def _reflect_at(waveform: Array, length: Array, pad: int) -> jax.Array:
     return jnp.where(inside, jnp.take_along_axis(jnp.asarray(waveform), source, axis=-1), 0.0)
 
 
-def _overlap_add(frames: jax.Array, hop: int) -> jax.Array:
-    """Adds [..., frames, size] at every hop: [..., (frames + ceil(size / hop) - 1) * hop]."""
+def overlap_add(frames: jax.Array, hop: int) -> jax.Array:
+    """Adds frames [..., f, size] at every hop: [..., (f + ceil(size / hop) - 1) * hop]."""
     *lead, n_frames, size = frames.shape
     n_blocks = -(-size // hop)
     frames = jnp.pad(frames, [(0, 0)] * (len(lead) + 1) + [(0, n_blocks * hop - size)])

@@ -26,7 +26,8 @@ Runs a config: a Python file with a get_config(), or the name of one that comes 
 Fields of the config are overridden by their dotted names; jaxclone train CONFIG --help lists them.
 
 The run folder (--out, or runs/NAME) gets config.json, checkpoints/, metrics.jsonl and, at the end,
-bundle/ with the trained models. The same command again continues a run that was interrupted.
+bundle/ with the trained models; companions/ has what only served to train them, for --init-from.
+The same command again continues a run that was interrupted.
 """
 
 
@@ -53,12 +54,15 @@ def main(args: Sequence[str]) -> dict[str, Any] | None:
     config.prepare(folder, load_bundle)
     run = fit(config, task, pretrained=pretrained, run_dir=folder)
     models = task.models(run.state)
-    models = to_host({name: models[name] for name in task.model_configs})
+    models = to_host({name: models[name] for name in (*task.model_configs, *task.companions)})
     if jax.process_index() != 0:
         return None
     command = f"jaxclone train {shlex.join(args)}"
     card = model_card(config, command, run.summary["metrics"])
-    save_bundle(folder / "bundle", models, task.model_configs, config.audio, card=card)
+    for name, kept in (("bundle", task.model_configs), ("companions", task.companions)):
+        if kept:
+            held = {model: models[model] for model in kept}
+            save_bundle(folder / name, held, kept, config.audio, card=card)
     return {"run": folder, "bundle": folder / "bundle", **run.summary}
 
 
@@ -74,14 +78,15 @@ def pretrained_models(config: RunConfig, task: Task) -> dict[str, Tree]:
     bundle = load_bundle(*config.init_from)
     where = " + ".join(config.init_from)
     config.audio.require(bundle.audio, f"init_from {where}")
-    shared = [name for name in task.model_configs if name in bundle.models]
+    known = {**task.model_configs, **task.companions}
+    shared = [name for name in known if name in bundle.models]
     if not shared:
         raise UserError(
             f"init_from {where} holds {', '.join(bundle.models)}, and none of the models of this "
-            f"run: {', '.join(task.model_configs)}"
+            f"run: {', '.join(known)}"
         )
     for name in shared:
-        fields = configs.difference(task.model_configs[name], bundle.configs[name])
+        fields = configs.difference(known[name], bundle.configs[name])
         if fields:
             raise UserError(
                 f"init_from {where}: its {name} is another model than this config's: "

@@ -42,8 +42,10 @@ class Task:
         step: (state, batch) -> (state, metrics), metrics being scalars, "loss" the one that the
             progress bar shows.
         evaluate: (state, batch) -> metrics, averaged over batches by "weight" where there is one.
-        models: state -> parameters by model name, what the bundle of this run holds.
-        model_configs: the config of each of those models, by the same names.
+        models: state -> parameters by model name.
+        model_configs: the config of each of those models that the bundle of this run holds.
+        companions: the config of each of those that only serves to train: it has a bundle of its
+            own, from which the next run can start.
         showcase: (state, batch) -> named media, called on the host at each evaluation; None for
             none. Of several processes, the first is asked alone, with whole arrays.
         watches: metrics of the step by which a run that goes nowhere is told.
@@ -56,6 +58,7 @@ class Task:
     model_configs: Mapping[str, Any]
     showcase: Callable[[Any, Any], dict[str, Media]] | None = None
     watches: tuple[Watch, ...] = ()
+    companions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

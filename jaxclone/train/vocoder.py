@@ -34,7 +34,7 @@ from jaxclone.types import Array, Batch, Metrics, Tree, length_mask
 _PUBLISHED = OptimConfig(
     learning_rate=2e-4,
     betas=(0.8, 0.99),
-    decay=(("", True),),
+    decay=(("^normalize/", False), ("", True)),
     schedule="exponential",
     decay_rate=0.999,
     decay_steps=800,
@@ -81,9 +81,10 @@ class VocoderConfig(RunConfig):
             init=networks.init,
             step=networks.step,
             evaluate=networks.evaluate,
-            models=lambda state: {"vocoder": state.generator.params},
+            models=networks.models,
             model_configs={"vocoder": self.generator},
             showcase=networks.showcase,
+            companions={"discriminators": self.discriminators},
         )
 
 
@@ -108,16 +109,26 @@ class _Networks:
         if params is None:
             mel = jnp.zeros((1, 4, audio.n_mels))
             params = self.generator.init(rng.stream(key, "generator"), mel)["params"]
-        variables = self.discriminators.init(
-            rng.stream(key, "discriminators"), jnp.zeros((1, audio.sample_rate))
-        )
-        judges = variables.pop("params")
+        variables = pretrained.get("discriminators")
+        if variables is None:
+            variables = self.discriminators.init(
+                rng.stream(key, "discriminators"), jnp.zeros((1, audio.sample_rate))
+            )
+        judges = variables["params"]
+        variables = {name: value for name, value in variables.items() if name != "params"}
         return GanState(
             step=jnp.int32(0),
             key=key,
             generator=ModelState(params, self.generator_tx.init(params)),
             discriminator=ModelState(judges, self.discriminator_tx.init(judges), variables),
         )
+
+    def models(self, state: GanState) -> dict[str, Tree]:
+        judges = state.discriminator
+        return {
+            "vocoder": state.generator.params,
+            "discriminators": {"params": judges.params, **judges.variables},
+        }
 
     def step(self, state: GanState, batch: Batch) -> tuple[GanState, Metrics]:
         """Updates the discriminators, then the generator against the updated ones."""
