@@ -72,7 +72,16 @@ def generator_table(
         prefix: of all names.
         upsampling: what the transposed convolutions are called.
         older: which spelling of weight norm is written, see `weight_norm`.
+
+    Raises:
+        UserError: an upsampling is not the same in PyTorch.
     """
+    for rate, kernel in zip(config.upsample_rates, config.upsample_kernels):
+        if (kernel - rate) % 2:  # PyTorch cuts both ends alike, and would leave a sample too many
+            raise UserError(
+                f"an upsampling by {rate} with {kernel} taps is another one in PyTorch: they must "
+                "differ by an even number"
+            )
     rows = [
         *weight_norm("vocoder/first", f"{prefix}conv_pre", older=older),
         *weight_norm("vocoder/upsample_#", f"{prefix}{upsampling}.#", TRANSPOSED, older=older),
@@ -199,7 +208,8 @@ def write(bundle: Bundle, folder: Path) -> None:
     params = params if origin.get("weight_norm", True) else fold(params)
     table = generator_table(config, "generator.", "ups", older=True)
     parts = _split(names.to_theirs({"vocoder": params}, table))
-    number = f"{origin.get('steps', 0):08d}"
+    steps = origin.get("steps")
+    number = f"{steps if type(steps) is int else 0:08d}"
     with new_folder(folder) as new:
         write_json(new / _CONFIG, data)
         write_torch(new / f"g_{number}", parts)

@@ -300,6 +300,7 @@ class Shell:
         ),
         (configured(resblock="3"), r"resblock is '3'; 1, 2 can be imported$"),
         (configured(upsample_rates=[5, 5]), r"5 x 5 = 25 samples a frame, .*hop_length 20$"),
+        (configured(upsample_kernel_sizes=[10, 8]), "an upsampling by 5 with 10 taps is another"),
         (configured(upsample_rates=None), "upsample_rates: null is not of type"),
         (configured(num_mels="8"), 'n_mels: "8" is not of type int'),
         (configured(hop_size=0), "AudioSpec needs 0 < hop_length"),
@@ -343,6 +344,10 @@ VOCODER = Bundle({"vocoder": {}}, {"vocoder": TINY}, AUDIO)
                 VOCODER, configs={"vocoder": dataclasses.replace(TINY, normalize_input=True)}
             ),
             "normalises its mels, which the layout cannot say: use hf$",
+        ),
+        (
+            dataclasses.replace(VOCODER, configs={"vocoder": HiFiGANConfig.tiny()}),
+            "an upsampling by 5 with 10 taps is another one in PyTorch",
         ),
         (
             dataclasses.replace(VOCODER, audio=dataclasses.replace(AUDIO, log="log10")),
