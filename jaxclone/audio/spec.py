@@ -94,16 +94,6 @@ class AudioSpec:
             raise UserError(f"AudioSpec of {what} does not match: {', '.join(wrong)}")
 
 
-def hifigan_22k() -> AudioSpec:
-    """The mel of the published HiFi-GAN models (jik876/hifi-gan config_v1.json)."""
-    return AudioSpec(sample_rate=22_050, hop_length=256, fmax=8000.0)
-
-
-def melgan_22k() -> AudioSpec:
-    """The mel of the published MelGAN models (descriptinc/melgan-neurips `Audio2Mel`)."""
-    return AudioSpec(sample_rate=22_050, hop_length=256, log="log10", power_floor=0.0)
-
-
 def speecht5_16k() -> AudioSpec:
     """The mel of SpeechT5 and its HiFi-GAN (transformers `SpeechT5FeatureExtractor`)."""
     return AudioSpec(
@@ -152,6 +142,16 @@ def window_energy(win_length: int) -> float:
     19.596
     """
     return math.sqrt(3 / 8 * win_length)
+
+
+def hifigan_22k() -> AudioSpec:
+    """The mel of the published HiFi-GAN models (jik876/hifi-gan config_v1.json)."""
+    return AudioSpec(sample_rate=22_050, hop_length=256, fmax=8000.0)
+
+
+def melgan_22k() -> AudioSpec:
+    """The mel of the published MelGAN models (descriptinc/melgan-neurips `Audio2Mel`)."""
+    return AudioSpec(sample_rate=22_050, hop_length=256, log="log10", power_floor=0.0)
 
 
 def jaxclone_16k() -> AudioSpec:
