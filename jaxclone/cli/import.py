@@ -20,6 +20,8 @@ FORMATS = {
     "hf": "jaxclone.interop.huggingface",
     "fairseq": "jaxclone.interop.fairseq",
     "hifigan": "jaxclone.interop.hifigan",
+    "melgan": "jaxclone.interop.melgan",
+    "diffwave": "jaxclone.interop.diffwave",
 }
 
 
@@ -32,14 +34,16 @@ class ImportOptions:
     the mels that it was trained on, as the bundle's AudioSpec.
 
     Attributes:
-        format: hf is a folder that Hugging Face's transformers saved (wav2vec2, hubert, wavlm);
-            fairseq a pretraining checkpoint of wav2vec 2.0 or HuBERT, a .pt file; hifigan a folder
-            of jik876/hifi-gan, or the generator in it, with the discriminators where they are.
+        format: hf is a folder that Hugging Face's transformers saved (wav2vec2, hubert, wavlm,
+            SpeechT5's vocoder); fairseq a pretraining checkpoint of wav2vec 2.0 or HuBERT, a .pt
+            file; hifigan a folder of jik876/hifi-gan or the generator in it, melgan one of
+            descriptinc/melgan-neurips, with the discriminators where they are; diffwave a folder of
+            lmnt-com/diffwave or the .pt file in it.
         path: the folder or file.
         out: the bundle, a folder.
     """
 
-    format: tyro.conf.Positional[Literal["hf", "fairseq", "hifigan"]]
+    format: tyro.conf.Positional[Literal["hf", "fairseq", "hifigan", "melgan", "diffwave"]]
     path: tyro.conf.Positional[Path]
     out: Path
 

@@ -26,7 +26,7 @@ from jaxclone.audio.spec import AudioSpec
 from jaxclone.config import from_data, to_data
 from jaxclone.files import whole_folder
 from jaxclone.models.converter import ConverterConfig
-from jaxclone.models.discriminators import DiscriminatorConfig, Discriminators
+from jaxclone.models.discriminators import DiscriminatorsConfig, make_discriminators
 from jaxclone.models.speaker import SpeakerEncoderConfig
 from jaxclone.models.vocoder import GeneratorConfig, make_generator
 from jaxclone.models.voice_conversion import VoiceConversion
@@ -52,7 +52,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "converter": (ConverterConfig,),
     "adapter": (AdaptConfig,),
     "vocoder": get_args(GeneratorConfig),
-    "discriminators": (DiscriminatorConfig,),
+    "discriminators": get_args(DiscriminatorsConfig),
 }
 _CONVERSION = ("encoder", "speaker", "converter")
 _WEIGHTS, _CONFIG, _CARD = "model.safetensors", "config.json", "README.md"
@@ -250,7 +250,7 @@ def parameter_shapes(configs: Mapping[str, Any], audio: AudioSpec) -> dict[str, 
             shapes["vocoder"] = jax.eval_shape(generator.init, key, mel)["params"]
         if "discriminators" in configs:
             # With their singular vectors.
-            judges, waveform = Discriminators(configs["discriminators"]), jnp.zeros((1, 8192))
+            judges, waveform = make_discriminators(configs["discriminators"]), jnp.zeros((1, 8192))
             shapes["discriminators"] = jax.eval_shape(judges.init, key, waveform)
     except UserError:
         raise
