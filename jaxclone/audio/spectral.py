@@ -2,8 +2,9 @@
 
 Frames follow the HiFi-GAN convention (Kong et al. 2020; jik876/hifi-gan `meldataset.py`): the
 signal is reflected by (n_fft - hop_length) / 2 samples a side and not centred, so that frame i is
-centred on sample (i + 1/2) * hop_length. Every function takes any leading axes, is differentiable
-(also at digital silence) and runs under `jax.jit` with the spec as a static argument.
+centred on sample (i + 1/2) * hop_length; or on sample i * hop_length where the spec says so. Every
+function takes any leading axes, is differentiable (also at digital silence) and runs under
+`jax.jit` with the spec as a static argument.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def window(spec: AudioSpec) -> np.ndarray:
 
 @functools.lru_cache(maxsize=32)
 def mel_filterbank(spec: AudioSpec) -> np.ndarray:
-    """Triangular filters, Slaney scale and normalisation (`librosa.filters.mel`).
+    """Triangular filters (`librosa.filters.mel`).
 
     Returns:
         f32[n_mels, n_fft // 2 + 1], read-only.
@@ -48,6 +49,8 @@ def mel_filterbank(spec: AudioSpec) -> np.ndarray:
         n_mels=spec.n_mels,
         fmin=spec.fmin,
         fmax=spec.fmax,
+        htk=spec.filters == "htk",
+        norm="slaney" if spec.filters == "slaney" else None,
         dtype=np.float32,
     )
     filters.flags.writeable = False
@@ -67,7 +70,8 @@ def frame(
         length: true samples of each waveform. When given, each one is reflected at its own end, so
             that its first length // hop_length frames are those of the waveform alone; the frames
             after them hold the reflection and then zeros. A length of (n_fft - hop_length) / 2 or
-            less cannot be reflected: what lies beyond its start is taken as zero.
+            less, n_fft / 2 where frames are centred, cannot be reflected: what lies beyond its
+            start is taken as zero.
 
     Raises:
         UserError: the waveforms are too short to be reflected, or shorter than one hop.
@@ -188,7 +192,7 @@ def log_mel(
     """
     filters = mel_filterbank(spec).T
     mel = jnp.matmul(magnitude(waveform, spec, length), filters, precision="highest")
-    mel = _log(jnp.maximum(mel, spec.floor), spec)
+    mel = _log(jnp.clip(mel, spec.floor, spec.ceiling), spec)
     if length is None:
         return mel
     valid = jnp.arange(mel.shape[-2]) < (jnp.asarray(length) // spec.hop_length)[..., None]
@@ -220,7 +224,7 @@ def mel_to_magnitude(
 
 
 def _pad(spec: AudioSpec) -> int:
-    return (spec.n_fft - spec.hop_length) // 2
+    return (spec.n_fft - (0 if spec.center else spec.hop_length)) // 2
 
 
 def _log(value: Array, spec: AudioSpec) -> jax.Array:

@@ -16,6 +16,9 @@ from jaxclone.export.bundle import Bundle, load_bundle
 # The module of each format: its write(bundle, out) makes the file or folder.
 FORMATS = {
     "hf": "jaxclone.interop.huggingface",
+    "hifigan": "jaxclone.interop.hifigan",
+    "melgan": "jaxclone.interop.melgan",
+    "diffwave": "jaxclone.interop.diffwave",
     "safetensors": "jaxclone.export.safetensors",
 }
 
@@ -27,13 +30,15 @@ class ExportOptions:
     Attributes:
         bundle: a folder that `jaxclone train` or `jaxclone import` made.
         format: hf is a folder for Hugging Face's transformers: the encoder, as wav2vec2, hubert or
-            wavlm, and the quantiser where the bundle has it. safetensors is one file with all
+            wavlm, and the quantiser where the bundle has it; of a bundle without encoder, the
+            vocoder. hifigan, melgan and diffwave are folders for jik876/hifi-gan,
+            descriptinc/melgan-neurips and lmnt-com/diffwave. safetensors is one file with all
             parameters, the configurations in its header.
         out: the folder or file; it must not exist.
     """
 
     bundle: tyro.conf.Positional[Path]
-    format: Literal["hf", "safetensors"]
+    format: Literal["hf", "hifigan", "melgan", "diffwave", "safetensors"]
     out: Path
 
 

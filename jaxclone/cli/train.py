@@ -27,7 +27,8 @@ Runs a config: a Python file with a get_config(), or the name of one that comes 
 Fields of the config are overridden by their dotted names; jaxclone train CONFIG --help lists them.
 
 The run folder (--out, or runs/NAME) gets config.json, checkpoints/, metrics.jsonl and, at the end,
-bundle/ with the trained models. The same command again continues a run that was interrupted.
+bundle/ with the trained models; companions/ has what only served to train them, for --init-from.
+The same command again continues a run that was interrupted.
 """
 
 
@@ -55,12 +56,15 @@ def main(args: Sequence[str]) -> dict[str, Any] | None:
     judge = quality.judge(config.audio) if task.copies else None
     run = fit(config, task, pretrained=pretrained, run_dir=folder, judge=judge)
     models = task.models(run.state)
-    models = to_host({name: models[name] for name in task.model_configs})
+    models = to_host({name: models[name] for name in (*task.model_configs, *task.companions)})
     if jax.process_index() != 0:
         return None
     command = f"jaxclone train {shlex.join(args)}"
     card = model_card(config, command, run.summary["metrics"])
-    save_bundle(folder / "bundle", models, task.model_configs, config.audio, card=card)
+    for name, kept in (("bundle", task.model_configs), ("companions", task.companions)):
+        if kept:
+            held = {model: models[model] for model in kept}
+            save_bundle(folder / name, held, kept, config.audio, card=card)
     return {"run": folder, "bundle": folder / "bundle", **run.summary}
 
 
@@ -83,7 +87,7 @@ def pretrained_models(config: RunConfig, task: Task) -> dict[str, Tree]:
     bundle = load_bundle(*config.init_from)
     where = " + ".join(config.init_from)
     config.audio.require(bundle.audio, f"init_from {where}")
-    wanted = {**task.helpers, **task.model_configs}
+    wanted = {**task.helpers, **task.companions, **task.model_configs}
     shared = [name for name in wanted if name in bundle.models]
     if not shared:
         raise UserError(

@@ -26,6 +26,7 @@ from jaxclone.audio.spec import AudioSpec
 from jaxclone.config import from_data, to_data
 from jaxclone.files import whole_folder
 from jaxclone.models.converter import ConverterConfig
+from jaxclone.models.discriminators import DiscriminatorsConfig, make_discriminators
 from jaxclone.models.speaker import SpeakerEncoderConfig
 from jaxclone.models.vocoder import GeneratorConfig, make_generator
 from jaxclone.models.voice_conversion import VoiceConversion
@@ -51,6 +52,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "converter": (ConverterConfig,),
     "adapter": (AdaptConfig,),
     "vocoder": get_args(GeneratorConfig),
+    "discriminators": get_args(DiscriminatorsConfig),
 }
 _CONVERSION = ("encoder", "speaker", "converter")
 _WEIGHTS, _CONFIG, _CARD = "model.safetensors", "config.json", "README.md"
@@ -246,6 +248,10 @@ def parameter_shapes(configs: Mapping[str, Any], audio: AudioSpec) -> dict[str, 
             configs["vocoder"].require(audio)
             generator, mel = make_generator(configs["vocoder"]), jnp.zeros((1, 4, audio.n_mels))
             shapes["vocoder"] = jax.eval_shape(generator.init, key, mel)["params"]
+        if "discriminators" in configs:
+            # With their singular vectors.
+            judges, waveform = make_discriminators(configs["discriminators"]), jnp.zeros((1, 8192))
+            shapes["discriminators"] = jax.eval_shape(judges.init, key, waveform)
     except UserError:
         raise
     except (ArithmeticError, FlaxError, TypeError, ValueError) as error:

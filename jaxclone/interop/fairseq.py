@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxclone.audio.spec import AudioSpec
 from jaxclone.interop import names
-from jaxclone.interop.encoders import (
+from jaxclone.interop.files import as_arrays, read_torch
+from jaxclone.interop.names import CODEBOOKS, Name, norm, weight_norm, weights
+from jaxclone.interop.published import (
     Field,
     Imported,
     assemble,
@@ -21,8 +24,6 @@ from jaxclone.interop.encoders import (
     require_fixed,
     split_heads,
 )
-from jaxclone.interop.files import as_arrays, read_torch
-from jaxclone.interop.names import CODEBOOKS, Name, norm, weight_norm, weights
 from jaxclone.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2PretrainingConfig
 from jaxclone.nn.quantize import QuantizerConfig
 from jaxclone.types import UserError
@@ -103,8 +104,9 @@ def read(path: Path) -> Imported:
     if kind == "wav2vec2":
         configs["pretraining"] = _pretraining_config(model, encoder, f"the settings in {path}")
     # HuBERT and wav2vec 2.0 differ for Hugging Face by name alone.
-    origin = {"format": "fairseq", "model_type": kind}
-    return Imported(assemble(tensors, configs, TABLE, str(path), origin), left_out)
+    origins = {"encoder": {"format": "fairseq", "model_type": kind}}
+    audio = AudioSpec(hop_length=encoder.hop_length)
+    return Imported(assemble(tensors, configs, audio, TABLE, str(path), origins), left_out)
 
 
 def _settings(checkpoint: Mapping[str, Any], path: Path) -> tuple[str, Mapping[str, Any], bool]:

@@ -1,18 +1,23 @@
-"""Reading foreign files, and nothing in them but data: safetensors, JSON, PyTorch's `.pt`."""
+"""Foreign files: safetensors, JSON, PyTorch's `.pt`; of what is read, nothing but data is."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxclone.files import whole_folder
 from jaxclone.tensors import load_tensors
 from jaxclone.types import UserError
+
+# The files of a folder that transformers saved.
+CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 
 # What checkpoints keep beside their tensors: settings and dictionaries. An object of these is read
 # as the plain values that it holds; the code of its class is never looked for, let alone run.
@@ -48,13 +53,31 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which takes its name at the end.
+
+    Raises:
+        UserError: there is something of that name already, or it cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists: choose another folder")
+    with whole_folder(folder) as new:
+        yield new
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Writes a JSON object."""
+    path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
 def read_weights(folder: Path) -> dict[str, np.ndarray]:
     """The tensors of a folder by name, from safetensors, whole or in parts, or a PyTorch file.
 
     Raises:
         UserError: there are none, or they cannot be read.
     """
-    for name, read in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", _read_bin)):
+    for name, read in ((WEIGHTS, _read_safetensors), ("pytorch_model.bin", _read_bin)):
         if (folder / name).is_file():
             return read(folder / name)
         index = folder / f"{name}.index.json"
@@ -101,10 +124,7 @@ def read_torch(path: Path) -> Any:
         UserError: PyTorch is not installed, the file is damaged, or it holds objects that are
             neither tensors nor settings.
     """
-    try:
-        import torch
-    except ImportError:
-        raise UserError(f"reading {path} needs PyTorch: pip install 'jaxclone[interop]'") from None
+    torch = _torch(f"reading {path}")
     if not path.is_file():
         raise UserError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}")
     try:
@@ -120,6 +140,31 @@ def read_torch(path: Path) -> Any:
     except (AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError):
         raise UserError(f"{path} is not a PyTorch file of weights, or is damaged") from None
     return _plain(found)
+
+
+def write_torch(path: Path, parts: Mapping[str, Any]) -> None:
+    """Writes with `torch.save`: numpy arrays as tensors, in dicts to any depth.
+
+    Raises:
+        UserError: PyTorch is not installed.
+    """
+    torch = _torch(f"writing {path.name}")
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: convert(item) for name, item in value.items()}
+        # Of its own memory, in order: PyTorch can share neither a read-only nor a reversed array.
+        return torch.tensor(value.copy()) if isinstance(value, np.ndarray) else value
+
+    torch.save(convert(parts), path)
+
+
+def _torch(what: str) -> Any:
+    try:
+        import torch
+    except ImportError:
+        raise UserError(f"{what} needs PyTorch: pip install 'jaxclone[interop]'") from None
+    return torch
 
 
 class _Inert:

@@ -2,24 +2,32 @@
 
 A folder with `config.json` and `model.safetensors` (or `pytorch_model.bin`). Whether recordings are
 to be normalised stands in `preprocessor_config.json`; without that file nothing says so, and they
-are not.
+are not. The vocoder of SpeechT5 has a module of its own, `speecht5.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import secrets
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxclone.audio.spec import AudioSpec
 from jaxclone.export.bundle import Bundle
-from jaxclone.interop import names
-from jaxclone.interop.encoders import (
+from jaxclone.interop import names, speecht5
+from jaxclone.interop.files import (
+    CONFIG,
+    PREPROCESSOR,
+    WEIGHTS,
+    new_folder,
+    read_json,
+    read_weights,
+    write_json,
+)
+from jaxclone.interop.names import CODEBOOKS, HEADS, Name, norm, weight_norm, weights
+from jaxclone.interop.published import (
     Field,
     Imported,
     assemble,
@@ -27,19 +35,12 @@ from jaxclone.interop.encoders import (
     require_fixed,
     split_heads,
 )
-from jaxclone.interop.files import read_json, read_weights
-from jaxclone.interop.names import CODEBOOKS, HEADS, Name, norm, weight_norm, weights
 from jaxclone.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2PretrainingConfig
 from jaxclone.nn.quantize import QuantizerConfig
 from jaxclone.nn.relative import RelativePositionsConfig
 from jaxclone.tensors import save_tensors
 from jaxclone.types import UserError
 
-_CONFIG, _WEIGHTS, _PREPROCESSOR = (
-    "config.json",
-    "model.safetensors",
-    "preprocessor_config.json",
-)
 # The class that holds an encoder alone, by model_type. A wav2vec 2.0 with its quantiser is the
 # other one, in which the encoder's names begin with the model_type.
 _ENCODERS = {"wav2vec2": "Wav2Vec2Model", "hubert": "HubertModel", "wavlm": "WavLMModel"}
@@ -131,16 +132,17 @@ def read(path: Path) -> Imported:
             is missing, unknown or misshapen.
     """
     if not path.is_dir():
-        raise UserError(f"{path} is no folder; give one that holds {_CONFIG} and {_WEIGHTS}")
-    data = read_json(path / _CONFIG)
+        raise UserError(f"{path} is no folder; give one that holds {CONFIG} and {WEIGHTS}")
+    data = read_json(path / CONFIG)
     kind = data.get("model_type")
+    if kind == speecht5.MODEL_TYPE:
+        return speecht5.read(path, data)
     if kind not in _ENCODERS:
-        raise UserError(
-            f"{path / _CONFIG}: model_type is {kind!r}; {', '.join(_ENCODERS)} can be imported"
-        )
-    preprocessor = path / _PREPROCESSOR
+        known = ", ".join((*_ENCODERS, speecht5.MODEL_TYPE))
+        raise UserError(f"{path / CONFIG}: model_type is {kind!r}; {known} can be imported")
+    preprocessor = path / PREPROCESSOR
     normalize = preprocessor.is_file() and read_json(preprocessor).get("do_normalize", True)
-    encoder = read_encoder_config(data, bool(normalize), str(path / _CONFIG))
+    encoder = read_encoder_config(data, bool(normalize), str(path / CONFIG))
     configs: dict[str, Any] = {"encoder": encoder}
 
     tensors = {name.removeprefix(f"{kind}."): x for name, x in read_weights(path).items()}
@@ -149,26 +151,28 @@ def read(path: Path) -> Imported:
         _PRETRAINING in (data.get("architectures") or ())
         or any(name.startswith(_PRETRAINING_PREFIXES) for name in tensors)
     ):
-        configs["pretraining"] = _read_pretraining_config(data, encoder, str(path / _CONFIG))
+        configs["pretraining"] = _read_pretraining_config(data, encoder, str(path / CONFIG))
     if not _has_mask_embedding(data):
         tensors.setdefault(_MASK_EMBEDDING, np.zeros(encoder.width, np.float32))
-    origin = {"format": "hf", "config": data}
-    return Imported(assemble(tensors, configs, TABLE, str(path), origin), left_out)
+    origins = {"encoder": {"format": "hf", "config": data}}
+    audio = AudioSpec(hop_length=encoder.hop_length)
+    return Imported(assemble(tensors, configs, audio, TABLE, str(path), origins), left_out)
 
 
 def write(bundle: Bundle, folder: Path) -> None:
-    """Writes the encoder of a bundle, with what pretrains it, as transformers would.
+    """Writes an encoder, with what pretrains it, or else a vocoder, as transformers would.
 
     Args:
-        bundle: holds an encoder.
+        bundle: holds an encoder, or a vocoder and no encoder.
         folder: made; must not hold anything yet.
 
     Raises:
-        UserError: the bundle has no encoder, or one that transformers has no class for, or the
-            folder cannot be written.
+        UserError: the bundle has neither, or one that transformers has no class for, or the folder
+            cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists: choose another folder")
+    if "encoder" not in bundle.models and "vocoder" in bundle.models:
+        speecht5.write(bundle, folder)
+        return
     data = write_config(bundle)
     tensors = names.to_theirs(
         {name: bundle.models[name] for name in ("encoder", "pretraining") if name in bundle.models},
@@ -192,17 +196,10 @@ def write(bundle: Bundle, folder: Path) -> None:
         # Where the group norm sees padding, they leave it to the convolutions alone to see it.
         "return_attention_mask": encoder.conv_norm == "layer",
     }
-    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    try:
-        part.mkdir(parents=True)
-        save_tensors(part / _WEIGHTS, tensors, {"format": "pt"})
-        for name, content in ((_CONFIG, data), (_PREPROCESSOR, preprocessor)):
-            (part / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
-        part.replace(folder)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with new_folder(folder) as new:
+        save_tensors(new / WEIGHTS, tensors, {"format": "pt"})
+        write_json(new / CONFIG, data)
+        write_json(new / PREPROCESSOR, preprocessor)
 
 
 def read_encoder_config(
@@ -255,7 +252,7 @@ def write_config(bundle: Bundle) -> dict[str, Any]:
     """
     if "encoder" not in bundle.models:
         raise UserError(
-            f"there is no encoder in the bundle, which holds {', '.join(bundle.models)}"
+            f"there is neither encoder nor vocoder in the bundle: {', '.join(bundle.models)}"
         )
     encoder = bundle.configs["encoder"]
     for wrong, what in (

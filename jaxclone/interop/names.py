@@ -20,31 +20,44 @@ Spelling = str | tuple[str, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How an array of ours becomes one of theirs: reversed axes, or the same numbers reshaped.
+    """How an array of ours becomes one of theirs: other axes first, then another shape.
 
     Attributes:
-        shape: of theirs, from the shape of ours.
-        reverse: whether the axes come in the opposite order; PyTorch has what is put out first.
+        order: brings a tuple with an item for each axis of ours into their order.
+        shape: of theirs, from the shape of ours in that order; the same numbers in a row.
     """
 
-    shape: Callable[[Shape], Shape]
-    reverse: bool = False
+    order: Callable[[Shape], Shape] = lambda axes: axes
+    shape: Callable[[Shape], Shape] = lambda shape: shape
+
+    def their_shape(self, shape: Shape) -> Shape:
+        """The shape of theirs, from the shape of ours."""
+        return self.shape(self.order(shape))
 
     def to_theirs(self, array: np.ndarray) -> np.ndarray:
         """An array of ours as they have it."""
-        return array.T if self.reverse else array.reshape(self.shape(array.shape))
+        axes = self.order(tuple(range(array.ndim)))
+        return array.transpose(axes).reshape(self.their_shape(array.shape))
 
     def to_ours(self, array: np.ndarray, shape: Shape) -> np.ndarray:
         """An array of theirs as we have it, in our shape."""
-        return array.T if self.reverse else array.reshape(shape)
+        axes = self.order(tuple(range(len(shape))))
+        return array.reshape(self.order(shape)).transpose(tuple(np.argsort(axes)))
 
 
-SAME = Layout(lambda shape: shape)
-REVERSED = Layout(lambda shape: shape[::-1], reverse=True)
+SAME = Layout()
+# PyTorch has first what is put out.
+REVERSED = Layout(lambda axes: axes[::-1])
+# A transposed convolution [taps, in, out]: [in, out, taps].
+TRANSPOSED = Layout(lambda axes: (*axes[1:], axes[0]))
+# A convolution along the first axis of an image.
+COLUMN = Layout(REVERSED.order, lambda shape: (*shape, 1))
+# A vector over what is put in and the taps, which spectral norm takes for one axis.
+FLAT = Layout(REVERSED.order, lambda shape: (math.prod(shape),))
 # Codebooks [groups, codes, width] one under the other.
-CODEBOOKS = Layout(lambda shape: (1, math.prod(shape[:2]), shape[2]))
+CODEBOOKS = Layout(shape=lambda shape: (1, math.prod(shape[:2]), shape[2]))
 # A number for each head, laid along the second axis of [batch, head, query, key].
-HEADS = Layout(lambda shape: (1, *shape, 1, 1))
+HEADS = Layout(shape=lambda shape: (1, *shape, 1, 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +89,9 @@ def _spellings(name: Spelling) -> tuple[str, ...]:
     return (name,) if isinstance(name, str) else name
 
 
-def weights(ours: str, theirs: Spelling) -> Iterator[Name]:
+def weights(ours: str, theirs: Spelling, layout: Layout = REVERSED) -> Iterator[Name]:
     """The rows of a linear layer or a convolution."""
-    return _module(ours, theirs, ("kernel", "weight", REVERSED), ("bias", "bias", SAME))
+    return _module(ours, theirs, ("kernel", "weight", layout), ("bias", "bias", SAME))
 
 
 def norm(ours: str, theirs: Spelling) -> Iterator[Name]:
@@ -86,15 +99,36 @@ def norm(ours: str, theirs: Spelling) -> Iterator[Name]:
     return _module(ours, theirs, ("scale", "weight", SAME), ("bias", "bias", SAME))
 
 
-def weight_norm(ours: str, theirs: Spelling) -> Iterator[Name]:
-    """The rows of a weight-normalised convolution, as PyTorch spells it since 2.0 and before."""
+def weight_norm(
+    ours: str, theirs: Spelling, layout: Layout = REVERSED, *, older: bool = False
+) -> Iterator[Name]:
+    """The rows of a weight-normalised convolution, or of its kernel where the norm was removed.
+
+    Args:
+        ours: path of the layer.
+        theirs: its spellings.
+        layout: of the kernel.
+        older: write as PyTorch did before 2.0; either is read.
+    """
+    scale, direction = (
+        ("parametrizations.weight.original0", "weight_g"),
+        ("parametrizations.weight.original1", "weight_v"),
+    )
+    step = -1 if older else 1
     return _module(
         ours,
         theirs,
-        ("scale", ("parametrizations.weight.original0", "weight_g"), REVERSED),
-        ("direction", ("parametrizations.weight.original1", "weight_v"), REVERSED),
+        ("scale", scale[::step], layout),
+        ("direction", direction[::step], layout),
+        ("kernel", "weight", layout),
         ("bias", "bias", SAME),
     )
+
+
+def spectral_norm(params: str, variables: str, theirs: Spelling) -> Iterator[Name]:
+    """The rows of a spectrally normalised convolution: its parameters and its singular vectors."""
+    yield from _module(params, theirs, ("kernel", "weight_orig", REVERSED), ("bias", "bias", SAME))
+    yield from _module(variables, theirs, ("left", "weight_u", SAME), ("right", "weight_v", FLAT))
 
 
 def to_ours(tensors: Mapping[str, np.ndarray], shapes: Tree, table: Table, what: str) -> Tree:
@@ -119,7 +153,7 @@ def to_ours(tensors: Mapping[str, np.ndarray], shapes: Tree, table: Table, what:
         name = next((name for name in spellings if name in left), None)
         if name is None:
             raise UserError(f"{what} lacks the tensor {spellings[0]}")
-        array, wanted = left.pop(name), layout.shape(shape)
+        array, wanted = left.pop(name), layout.their_shape(shape)
         if array.shape != wanted:
             raise UserError(
                 f"{what}: {name} has the shape {list(array.shape)}, the configuration asks for "

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
@@ -34,6 +35,8 @@ class HiFiGANConfig:
         resblock: 1 has two convolutions a dilation, 2 has one.
         resblock_kernels: taps of the parallel residual blocks that follow each upsampling.
         resblock_dilations: of each of those blocks, one after the other.
+        normalize_input: whether the mels are first normalised, by a mean and a scale of each band
+            that are kept with the weights and never trained (`SpeechT5HifiGan`).
     """
 
     n_mels: int = 80
@@ -43,6 +46,7 @@ class HiFiGANConfig:
     resblock: Literal[1, 2] = 1
     resblock_kernels: tuple[int, ...] = (3, 7, 11)
     resblock_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
+    normalize_input: bool = False
 
     def __post_init__(self) -> None:
         if len(self.upsample_rates) != len(self.upsample_kernels):
@@ -180,6 +184,8 @@ class Generator(nn.Module):
                 return x
             return x * length_mask(length * rate, x.shape[1])[..., None].astype(x.dtype)
 
+        if config.normalize_input:
+            log_mel = Normalize(name="normalize")(log_mel)
         rate = 1
         x = WeightNormConv(config.channels, _EDGE_KERNEL, dtype=self.dtype, name="first")(
             masked(log_mel, rate)
@@ -200,6 +206,19 @@ class Generator(nn.Module):
         x = masked(nn.leaky_relu(x, _LAST_SLOPE), rate)
         x = WeightNormConv(1, _EDGE_KERNEL, dtype=self.dtype, name="last")(x)
         return jnp.tanh(masked(x, rate)[..., 0].astype(jnp.float32))
+
+
+class Normalize(nn.Module):
+    """Every band with a mean and a scale of its own, which are given and not trained."""
+
+    @nn.compact
+    def __call__(self, log_mel: Float[Array, "b f m"]) -> Float[Array, "b f m"]:
+        def given(name: str, init: Any) -> Array:
+            boxed = nn.with_logical_partitioning(init, ("mel",))
+            return jax.lax.stop_gradient(self.param(name, boxed, log_mel.shape[-1:]))
+
+        mean = given("mean", nn.initializers.zeros)
+        return (log_mel - mean) / given("scale", nn.initializers.ones)
 
 
 class ResBlock(nn.Module):

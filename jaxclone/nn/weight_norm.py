@@ -51,6 +51,25 @@ def fold(params: Tree) -> Tree:
     return {**rest, "kernel": weight_norm(params["direction"], params["scale"])}
 
 
+def unfold(params: Tree, shapes: Tree) -> Tree:
+    """The inverse of `fold`: each kernel as its own direction, with the scale that changes nothing.
+
+    Args:
+        params: folded.
+        shapes: of the parameters before folding.
+    """
+    if not isinstance(params, Mapping):
+        return params
+    if "direction" not in shapes:
+        return {name: unfold(value, shapes[name]) for name, value in params.items()}
+    direction, shape = jnp.asarray(params["kernel"]), shapes["scale"].shape
+    scale = _norm(direction, shape)
+    # A kernel of zeros has any direction.
+    direction = jnp.where(scale == 0, 1.0, direction)
+    rest = {name: value for name, value in params.items() if name != "kernel"}
+    return {**rest, "direction": direction, "scale": scale}
+
+
 def power_iteration(params: Tree, variables: Tree) -> Tree:
     """One step of all singular vectors towards those of their kernels (Miyato et al. 2018, alg. 1).
 

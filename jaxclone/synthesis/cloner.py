@@ -69,7 +69,11 @@ class Cloner:
         networks = VoiceConversion(
             bundle.audio, configs["encoder"], configs["speaker"], configs["converter"]
         )
-        params = {name: model for name, model in bundle.models.items() if name != "vocoder"}
+        params = {
+            name: model
+            for name, model in bundle.models.items()
+            if name not in ("vocoder", "discriminators")
+        }
         return cls(
             networks,
             params,

@@ -46,8 +46,10 @@ class Task:
         step: (state, batch) -> (state, metrics), metrics being scalars, "loss" the one that the
             progress bar shows.
         evaluate: (state, batch) -> metrics, averaged over batches by "weight" where there is one.
-        models: state -> parameters by model name, what the bundle of this run holds.
-        model_configs: the config of each of those models, by the same names.
+        models: state -> parameters by model name.
+        model_configs: the config of each of those models that the bundle of this run holds.
+        companions: the config of each of those that only serves to train: it has a bundle of its
+            own, from which the next run can start.
         helpers: the config of each model that the run uses and does not train, which `init_from`
             must hold; None for one of any config, that it may lack.
         copies: (state, batch) -> (recordings f32[b, t], what the run makes of them f32[b, t], true
@@ -67,6 +69,7 @@ class Task:
     copies: Callable[[Any, Any], Copies] | None = None
     showcase: Callable[[Any, Any], dict[str, Media]] | None = None
     watches: tuple[Watch, ...] = ()
+    companions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

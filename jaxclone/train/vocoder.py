@@ -49,7 +49,7 @@ _Updated = tuple[ModelState, Metrics]
 _PUBLISHED = OptimConfig(
     learning_rate=2e-4,
     betas=(0.8, 0.99),
-    decay=(("", True),),
+    decay=(("^normalize/", False), ("", True)),
     schedule="exponential",
     decay_rate=0.999,
     decay_steps=0,
@@ -154,11 +154,12 @@ class VocoderConfig(RunConfig):
             init=networks.init,
             step=networks.step,
             evaluate=networks.evaluate,
-            models=lambda state: {"vocoder": networks.speaking(state)},
+            models=networks.models,
             model_configs={"vocoder": self.generator},
             helpers=networks.helpers,
             copies=networks.copies,
             showcase=networks.showcase,
+            companions={"discriminators": self.discriminators},
         )
 
     @property
@@ -214,10 +215,13 @@ class _Networks:
         if params is None:
             mel = jnp.zeros((1, 4, audio.n_mels))
             params = self.generator.init(rng.stream(key, "generator"), mel)["params"]
-        variables = self.discriminators.init(
-            rng.stream(key, "discriminators"), jnp.zeros((1, audio.sample_rate))
-        )
-        judges = variables.pop("params")
+        variables = pretrained.get("discriminators")
+        if variables is None:
+            variables = self.discriminators.init(
+                rng.stream(key, "discriminators"), jnp.zeros((1, audio.sample_rate))
+            )
+        judges = variables["params"]
+        variables = {name: value for name, value in variables.items() if name != "params"}
         return GanState(
             step=jnp.int32(0),
             key=key,
@@ -228,6 +232,13 @@ class _Networks:
                 self.helpers, self.conversion, audio, rng.stream(key, "helpers"), pretrained
             ),
         )
+
+    def models(self, state: GanState) -> dict[str, Tree]:
+        judges = state.discriminator
+        return {
+            "vocoder": self.speaking(state),
+            "discriminators": {"params": judges.params, **judges.variables},
+        }
 
     def step(self, state: GanState, batch: Batch) -> tuple[GanState, Metrics]:
         """Updates the discriminators, then the generator against the updated ones.

@@ -17,6 +17,7 @@ SPECS = {
     "hifigan_22k": hifigan_22k(),
     "jaxclone_16k": jaxclone_16k(),
     "short_window": AudioSpec(n_fft=512, hop_length=128, win_length=400, log="log10"),
+    "centred": AudioSpec(n_fft=512, hop_length=128, win_length=512, filters="htk", center=True),
 }
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 from typing import get_args, get_type_hints
@@ -10,6 +11,7 @@ from published import random_model
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from jaxclone.audio.spec import AudioSpec
 from jaxclone.cli.main import main
 from jaxclone.export.bundle import load_bundle
 
@@ -46,6 +48,7 @@ def test_import(published, tmp_path, capsys):
         "models": ["encoder"],
         "parameters": n,
         "normalize_input": False,
+        "audio": dataclasses.asdict(AudioSpec()),
         "left_out": [],
     }
     assert load_bundle(tmp_path / "bundle").origins["encoder"]["format"] == "hf"
@@ -84,6 +87,7 @@ def test_export_to_one_file(bundle, tmp_path, capsys):
         (["import", "onnx", "x", "--out", "y"], 2, "onnx"),
         (["import", "hf", "/no/such", "--out", "y"], 1, "error: /no/such is no folder; give one"),
         (["import", "fairseq", "/no/such.pt", "--out", "y"], 1, "/no/such.pt does not exist"),
+        (["import", "hifigan", "/no/such", "--out", "y"], 1, "config.json does not exist"),
         (["export", "/no/such", "--format", "hf", "--out", "y"], 1, "/no/such is not a bundle"),
         (["export", "x", "--format", "onnx", "--out", "y"], 2, "onnx"),
     ],

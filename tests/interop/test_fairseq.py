@@ -244,7 +244,7 @@ def model_setting(**changes):
         (lambda found: found.update(model=[1]), "holds no table of tensors"),
         (lambda found: found.pop("cfg"), "says nothing of its model"),
         (model_setting(_name="wav2vec_ctc"), "holds a wav2vec_ctc; pretrained wav2vec2 and"),
-        (model_setting(activation_fn="relu"), "activation_fn is 'relu'; encoders with 'gelu'"),
+        (model_setting(activation_fn="relu"), "activation_fn is 'relu'; models with 'gelu'"),
         (model_setting(target_glu=True), "target_glu is True"),
         (model_setting(quantize_targets=False), "quantize_targets is False"),
         (model_setting(extractor_mode="rms"), "extractor_mode is 'rms'; default, layer_norm"),

@@ -167,10 +167,10 @@ def configured(**changes):
             r"output_dense\.weight has the shape \[16, 24\].* \[16, 25\]",
         ),
         (configured(codevector_dim=8), r"project_q\.weight has the shape \[10, 6\]"),
-        (configured(model_type="bert"), "model_type is 'bert'; wav2vec2, hubert, wavlm can be"),
-        (configured(hidden_act="relu"), "hidden_act is 'relu'; encoders with 'gelu'"),
-        (configured(layer_norm_eps=1e-12), "layer_norm_eps is 1e-12; encoders with 1e-05"),
-        (configured(add_adapter=True), "add_adapter is True; encoders with False"),
+        (configured(model_type="bert"), "model_type is 'bert'; wav2vec2, hubert, wavlm, .* can be"),
+        (configured(hidden_act="relu"), "hidden_act is 'relu'; models with 'gelu'"),
+        (configured(layer_norm_eps=1e-12), "layer_norm_eps is 1e-12; models with 1e-05"),
+        (configured(add_adapter=True), "add_adapter is True; models with False"),
         (configured(hidden_size="768"), 'width: "768" is not of type int'),
         (configured(num_attention_heads=5), "width 16 must be a multiple of heads 5"),
         (configured(conv_dim=[8, 9] + [8] * 5), "stems of one width"),
@@ -223,7 +223,10 @@ def test_an_encoder_of_ours_in_transformers(tmp_path):
 @pytest.mark.parametrize(
     ("bundle", "message"),
     [
-        (Bundle({"vocoder": {}}, {}, AudioSpec()), "no encoder in the bundle, which holds vocoder"),
+        (
+            Bundle({"speaker": {}}, {}, AudioSpec()),
+            "neither encoder nor vocoder in the bundle: speaker$",
+        ),
         (
             Bundle({"encoder": {}}, {"encoder": Wav2Vec2Config.mini()}, AudioSpec()),
             "no class for this encoder: it has a stem over log-mel frames",

@@ -6,7 +6,10 @@ import pytest
 
 from jaxclone.interop.names import (
     CODEBOOKS,
+    COLUMN,
+    FLAT,
     HEADS,
+    TRANSPOSED,
     Name,
     norm,
     to_ours,
@@ -101,6 +104,26 @@ def test_what_is_wrong_is_named(change, message):
     theirs = {name: array for name, array in theirs.items() if array is not None}
     with pytest.raises(UserError, match=message):
         to_ours(theirs, OURS, TABLE, "it")
+
+
+@pytest.mark.parametrize(
+    ("layout", "ours", "theirs"),
+    [
+        (TRANSPOSED, (5, 2, 3), (2, 3, 5)),
+        (TRANSPOSED, (1, 2, 1), (2, 1, 1)),
+        (COLUMN, (5, 2, 3), (3, 2, 5, 1)),
+        (FLAT, (5, 2), (10,)),
+    ],
+)
+def test_layouts_of_convolutions(layout, ours, theirs):
+    array = draw(*ours)
+    there = layout.to_theirs(array)
+    assert there.shape == layout.their_shape(ours) == theirs
+    np.testing.assert_array_equal(layout.to_ours(there, ours), array)
+    if layout is TRANSPOSED:
+        np.testing.assert_array_equal(there[1, :, 0], array[0, 1])
+    else:  # as PyTorch counts: outputs, inputs, taps
+        np.testing.assert_array_equal(there.ravel(), array.T.ravel())
 
 
 def test_a_parameter_that_no_row_names():

@@ -1,4 +1,4 @@
-"""What the published formats of self-supervised encoders have in common."""
+"""What the published formats have in common."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+import jax
 import numpy as np
 
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.config import TYPE, from_data
 from jaxclone.export.bundle import Bundle, parameter_shapes
 from jaxclone.interop.names import Table, to_ours
-from jaxclone.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2PretrainingConfig
+from jaxclone.nn.weight_norm import fold, unfold
 from jaxclone.types import UserError
 
 T = TypeVar("T")
@@ -50,17 +51,21 @@ def build(
     """
     values = {ours: data.get(theirs, default) for theirs, ours, default in fields} | more
     try:
+        for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+            # In JSON an edge of 0 Hz and one of 0.0 Hz are the same.
+            if "float" in str(field.type) and type(values.get(field.name)) is int:
+                values[field.name] = float(values[field.name])
         return from_data({TYPE: f"{kind.__module__}.{kind.__qualname__}", **values})
-    except UserError as error:
+    except (OverflowError, UserError) as error:
         raise UserError(f"{what}: {error}") from None
 
 
 def require_fixed(data: Mapping[str, Any], fixed: Mapping[str, Any], what: str) -> None:
-    """Raises a UserError where a published configuration asks for what the encoder has not."""
+    """Raises a UserError where a published configuration asks for what our model has not."""
     for name, value in fixed.items():
         if data.get(name, value) != value:
             raise UserError(
-                f"{what}: {name} is {data[name]!r}; encoders with {value!r} can be imported"
+                f"{what}: {name} is {data[name]!r}; models with {value!r} can be imported"
             )
 
 
@@ -72,28 +77,57 @@ def split_heads(
     return {name: x for name, x in tensors.items() if name not in left_out}, left_out
 
 
+def vocoder_of(bundle: Bundle, kind: type[T]) -> T:
+    """The configuration of the vocoder in a bundle.
+
+    Raises:
+        UserError: it has none, or one of another kind.
+    """
+    config = bundle.configs.get("vocoder")
+    if config is None:
+        held = ", ".join(bundle.models)
+        raise UserError(f"there is no vocoder in the bundle, which holds {held}")
+    if not isinstance(config, kind):
+        wanted = kind.__name__.removesuffix("Config")
+        raise UserError(f"this format is of {wanted}; the vocoder is a {type(config).__name__}")
+    return config
+
+
 def assemble(
     tensors: Mapping[str, np.ndarray],
-    configs: Mapping[str, Wav2Vec2Config | Wav2Vec2PretrainingConfig],
+    configs: Mapping[str, Any],
+    audio: AudioSpec,
     table: Table,
     what: str,
-    origin: Mapping[str, Any],
+    origins: Mapping[str, Any],
+    *,
+    weight_norm: bool = True,
 ) -> Bundle:
     """The bundle of published tensors.
 
     Args:
         tensors: by their names.
-        configs: the encoder's, and that of what pretrains it where the tensors have that too.
+        configs: of the models that they are, by ours.
+        audio: how sound becomes frames.
         table: their names.
         what: names the checkpoint in messages.
-        origin: of the encoder, see `Bundle`.
+        origins: see `Bundle`.
+        weight_norm: whether the vocoder has it still; where it was removed, kernels are read, and
+            become directions of their own length.
 
     Raises:
         UserError: a tensor is missing, unknown or misshapen.
     """
-    encoder = configs["encoder"]
-    assert isinstance(encoder, Wav2Vec2Config)
-    audio = AudioSpec(hop_length=encoder.hop_length)
     shapes = parameter_shapes(configs, audio)
-    models = to_ours(tensors, shapes, table, what)
-    return Bundle(models, dict(configs), audio, {"encoder": dict(origin)})
+    wanted = dict(shapes)
+    if not weight_norm:
+        wanted["vocoder"] = jax.eval_shape(fold, shapes["vocoder"])
+    models = to_ours(tensors, wanted, table, what)
+    if not weight_norm:
+        models["vocoder"] = jax.device_get(unfold(models["vocoder"], shapes["vocoder"]))
+    return Bundle(models, dict(configs), audio, dict(origins))
+
+
+def has_weight_norm(tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether a convolution has its gain beside its kernel."""
+    return any(name.endswith((".weight_g", ".weight.original0")) for name in tensors)
