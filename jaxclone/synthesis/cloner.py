@@ -16,9 +16,10 @@ from jaxclone.adapt.enroll import AdaptConfig, enroll
 from jaxclone.audio import pitch
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.export.bundle import Bundle, fingerprint, load_bundle, require_shapes
-from jaxclone.models.vocoder import GeneratorConfig, context_frames, make_generator
+from jaxclone.models.vocoder import GeneratorConfig
 from jaxclone.models.voice_conversion import VoiceConversion
 from jaxclone.synthesis.chunks import overlap_add, windows
+from jaxclone.synthesis.vocoder import Vocoder
 from jaxclone.types import Array, Tree, UserError, Voice, length_mask
 
 # Frames of one piece of a long recording: 8 s at 50 frames a second, and 1 s shared with the next.
@@ -146,20 +147,12 @@ class Cloner:
         return overlap_add(pieces, n_frames, piece, overlap)
 
     def vocode(self, mel: Float[np.ndarray, "f m"]) -> Float[np.ndarray, " t"]:
-        """Waveform of a log-mel spectrogram, in pieces with as much context as the vocoder sees."""
-        context = context_frames(self.vocoder_config)
-        n_frames, hop = len(mel), self.audio.hop_length
-        piece = min(_PIECE, _rounded(n_frames))
-        # Beyond its ends a recording is silent, which a mel of zeros is not.
-        silence = np.full((context, mel.shape[1]), np.log(self.audio.floor), np.float32)
-        tail = np.repeat(silence[:1], piece, axis=0)
-        padded = np.concatenate([silence, mel, silence, tail])
-        spoken = []
-        for start in range(0, n_frames, piece):
-            part = padded[None, start : start + piece + 2 * context]
-            waveform = _vocode(self.vocoder_config, self.vocoder, part)
-            spoken.append(np.asarray(waveform[0, context * hop : (context + piece) * hop]))
-        return np.concatenate(spoken)[: n_frames * hop]
+        """Waveform of a log-mel spectrogram."""
+        return self._speaker(mel)
+
+    @functools.cached_property
+    def _speaker(self) -> Vocoder:
+        return Vocoder(self.vocoder_config, self.vocoder, self.audio)
 
 
 def _rounded(n_frames: int) -> int:
@@ -175,8 +168,3 @@ def _speak(
     mel = networks.decode(params, content, voice[None], f0, frames)
     mask = length_mask(frames, mel.shape[1])[..., None]
     return jnp.where(mask, mel, jnp.log(networks.audio.floor))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _vocode(config: GeneratorConfig, params: Tree, mel: Array) -> Array:
-    return make_generator(config).apply({"params": params}, mel)
