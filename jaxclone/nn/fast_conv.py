@@ -35,7 +35,7 @@ _NARROWEST = 8
 # Beyond these taps nothing was measured.
 _MOST_TAPS = 16
 # Real points whose powers f32 can hold: with these, 0 and infinity, 8 products make 8 samples.
-_REAL = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
+_REAL: tuple[float, ...] = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
 
 
 @dataclasses.dataclass(frozen=True)
