@@ -30,9 +30,9 @@ from jaxclone.types import Array, Tree
 
 # The entry that `prepare` adds to a layer's parameters.
 FACTORS = "factors"
-# Narrower layers gain nothing: there the transforms cost as much as the convolution.
+# Narrower layers were not measured; the gain falls with the width.
 _NARROWEST = 8
-# Beyond these taps nothing was measured.
+# Beyond these taps the accuracy was not measured.
 _MOST_TAPS = 16
 # Real points whose powers f32 can hold: with these, 0 and infinity, 8 products make 8 samples.
 _REAL: tuple[float, ...] = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
@@ -62,7 +62,8 @@ def bilinear(taps: int) -> Bilinear:
     >>> np.allclose(y, np.correlate(window, kernel), atol=1e-5)
     True
     """
-    # The window is what was fastest of those around it, from 16 to 256 channels.
+    # Of the few windows that were tried for 3, 7 and 11 taps these were among the fastest; the rest
+    # follow suit.
     if taps <= 4:
         real, pairs = _REAL, 0
     elif taps == 5:
