@@ -29,9 +29,7 @@ def get_config(size: Literal["full", "smoke"] = "full") -> HubertPretrainConfig:
     smoke = size == "smoke"
     published = configs.load(f"pretrain/hubert_base_it1:{size}")
     units = "hubert-mini-it1-smoke" if smoke else "hubert-mini-it1"
-    data = CropConfig(
-        batch_size=4 if smoke else 8, crop_seconds=1.0 if smoke else 3.0, units=units
-    )
+    data = CropConfig(batch_size=4 if smoke else 8, crop_seconds=1.0 if smoke else 3.0, units=units)
     encoder = Wav2Vec2Config.mini() if smoke else Wav2Vec2Config.small()
     return dataclasses.replace(
         published,

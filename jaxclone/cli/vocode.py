@@ -25,7 +25,7 @@ from jaxclone.cli.cloning import prepare, read_source
 from jaxclone.cli.options import parse
 from jaxclone.config import UsageError, did_you_mean
 from jaxclone.export.bundle import load_bundle
-from jaxclone.synthesis.vocode import PIECE, vocode
+from jaxclone.synthesis.vocoder import Vocoder
 from jaxclone.types import UserError
 
 Speak = Callable[[np.ndarray], np.ndarray]
@@ -72,8 +72,7 @@ def main(args: Sequence[str]) -> dict[str, Any]:
     else:
         recording = read_source(options.source, rate)
         mel, samples = np.asarray(log_mel(recording, audio)), len(recording)
-    # Compiles: a model its one piece, Griffin-Lim this very length.
-    speak(mel[:PIECE] if options.model else mel)
+    speak(mel)  # compiles
     start = time.perf_counter()
     waveform = speak(mel)
     took = time.perf_counter() - start
@@ -99,7 +98,7 @@ def _neural(options: VocodeOptions) -> tuple[str, AudioSpec, Speak]:
     if options.spec:
         bundle.audio.require(_audio_spec(options.spec), f"--spec {options.spec}")
     name = type(generator).__name__.removesuffix("Config")
-    return name, bundle.audio, lambda mel: vocode(generator, params, bundle.audio, mel)
+    return name, bundle.audio, Vocoder(generator, params, bundle.audio)
 
 
 def _classic(options: VocodeOptions) -> tuple[str, AudioSpec, Speak]:

@@ -136,20 +136,25 @@ def context_frames(config: HiFiGANConfig) -> int:
     A piece of a spectrogram with this much context at either end is spoken as it would be within
     the whole.
     """
-    edge = (_EDGE_KERNEL - 1) // 2
+    return _margins(config)[0] + (_EDGE_KERNEL - 1) // 2
+
+
+def _margins(config: HiFiGANConfig) -> list[int]:
+    """Samples beyond either end that the waveform depends on.
+
+    After the first layer, then after each upsampling with its blocks.
+    """
     second = 1 if config.resblock == 1 else 0
     blocks = max(
         sum((kernel - 1) // 2 * (dilation + second) for dilation in dilations)
         for kernel, dilations in zip(config.resblock_kernels, config.resblock_dilations)
     )
-    # The samples of frame 0, then layer by layer what they depend on.
-    first, last = -edge, config.hop_length - 1 + edge
+    margins = [(_EDGE_KERNEL - 1) // 2]
     for rate, kernel in zip(reversed(config.upsample_rates), reversed(config.upsample_kernels)):
         cut = (kernel - rate) // 2
         # Sample t of an upsampling depends on the inputs i with 0 <= t + cut - i * rate < kernel.
-        first = -((kernel - 1 - cut - first + blocks) // rate)
-        last = (last + blocks + cut) // rate
-    return max(-first, last) + edge
+        margins.append((margins[-1] + blocks + kernel - 1 - cut) // rate)
+    return margins[::-1]
 
 
 class Generator(nn.Module):
@@ -158,10 +163,13 @@ class Generator(nn.Module):
     Attributes:
         config: sizes.
         dtype: of the computation; the waveform is f32.
+        context: frames at either end that are not spoken, but heard by those that are: 0, or
+            `context_frames` and more. Each layer drops what nothing after it depends on.
     """
 
     config: HiFiGANConfig
     dtype: DTypeLike = jnp.float32
+    context: int = 0
 
     @nn.compact
     def __call__(
@@ -172,12 +180,21 @@ class Generator(nn.Module):
         Args:
             log_mel: spectrograms of the AudioSpec that the generator was trained with.
             length: true frames of each. When given, each waveform is that of its spectrogram
-                alone, and 0 after its end.
+                alone, and 0 after its end. Not together with `context`.
 
         Returns:
-            f32[b, f * hop_length] in (-1, 1).
+            f32[b, (f - 2 * context) * hop_length] in (-1, 1).
         """
-        config = self.config
+        config, context = self.config, self.context
+        margins = _margins(config)
+        if context and (length is not None or context < context_frames(config)):
+            raise ValueError(
+                f"context is {context_frames(config)} frames or more, and without lengths"
+            )
+
+        def trimmed(x: Array, margin: int, needed: int) -> Array:
+            drop = margin - needed if context else 0
+            return x[:, drop : x.shape[1] - drop]
 
         def masked(x: Array, rate: int) -> Array:
             if length is None:
@@ -190,6 +207,7 @@ class Generator(nn.Module):
         x = WeightNormConv(config.channels, _EDGE_KERNEL, dtype=self.dtype, name="first")(
             masked(log_mel, rate)
         )
+        x = trimmed(x, context, margins[0])
         for i, (factor, kernel) in enumerate(zip(config.upsample_rates, config.upsample_kernels)):
             channels = config.channels // 2 ** (i + 1)
             x = masked(nn.leaky_relu(x, _SLOPE), rate)
@@ -202,10 +220,12 @@ class Generator(nn.Module):
                 ResBlock(config.resblock, *shape, dtype=self.dtype, name=f"block_{i}_{j}")(x, mask)
                 for j, shape in enumerate(zip(config.resblock_kernels, config.resblock_dilations))
             ) / len(config.resblock_kernels)
+            x = trimmed(x, margins[i] * factor, margins[i + 1])
             x = nn.with_logical_constraint(x, ("batch", "time", "channels_out"))
         x = masked(nn.leaky_relu(x, _LAST_SLOPE), rate)
         x = WeightNormConv(1, _EDGE_KERNEL, dtype=self.dtype, name="last")(x)
-        return jnp.tanh(masked(x, rate)[..., 0].astype(jnp.float32))
+        x = trimmed(masked(x, rate), margins[-1], 0)
+        return jnp.tanh(x[..., 0].astype(jnp.float32))
 
 
 class Normalize(nn.Module):

@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from jaxclone.nn.conv import conv1d
+from jaxclone.nn.fast_conv import FACTORS, fast_conv1d
 from jaxclone.types import Array, Tree
 
 # The variable collection of the spectral norm's singular vectors.
@@ -92,6 +93,8 @@ def power_iteration(params: Tree, variables: Tree) -> Tree:
 
 class WeightNormConv(nn.Module):
     """A convolution over [b, t, c], weight-normalised for each output channel.
+
+    With the factors of its kernel (`jaxclone.nn.fast_conv.prepare`) it is computed by these.
 
     Attributes:
         features: output channels.
@@ -192,15 +195,15 @@ class SpectralNormConv(nn.Module):
 def _conv(
     layer: WeightNormConv | SpectralNormConv, x: Float[Array, "b t c"], kernel: Array
 ) -> Float[Array, "b s d"]:
-    reach = layer.dilation * (layer.kernel_size - 1)
-    y = conv1d(
-        x.astype(layer.dtype),
-        kernel.astype(layer.dtype),
-        layer.stride,
-        layer.dilation,
-        layer.groups,
-        layer.padding or (reach // 2, reach - reach // 2),
-    )
+    x, dilation = x.astype(layer.dtype), layer.dilation
+    reach = dilation * (layer.kernel_size - 1)
+    padding = layer.padding or (reach // 2, reach - reach // 2)
+    if layer.stride == layer.groups == 1 and layer.has_variable("params", FACTORS):
+        factors = layer.get_variable("params", FACTORS).astype(layer.dtype)
+        y = fast_conv1d(x, factors, layer.kernel_size, dilation, padding)
+    else:
+        kernel = kernel.astype(layer.dtype)
+        y = conv1d(x, kernel, layer.stride, dilation, layer.groups, padding)
     return y + _bias(layer, layer.features).astype(layer.dtype)
 
 

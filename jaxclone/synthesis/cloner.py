@@ -19,7 +19,7 @@ from jaxclone.export.bundle import Bundle, fingerprint, load_bundle, require_sha
 from jaxclone.models.vocoder import GeneratorConfig
 from jaxclone.models.voice_conversion import VoiceConversion
 from jaxclone.synthesis.chunks import overlap_add, windows
-from jaxclone.synthesis.vocode import rounded, vocode
+from jaxclone.synthesis.vocoder import Vocoder
 from jaxclone.types import Array, Tree, UserError, Voice, length_mask
 
 # Frames of one piece of a long recording: 8 s at 50 frames a second, and 1 s shared with the next.
@@ -133,7 +133,7 @@ class Cloner:
         f0 = pitch.f0(waveform, self.audio)
         f0 = pitch.move(f0, float(voice.log_f0_mean), float(voice.log_f0_std))
         params = {**self.params, **({"adapter": voice.adapter} if voice.adapter else {})}
-        piece, overlap = min(_PIECE, rounded(n_frames)), _OVERLAP
+        piece, overlap = min(_PIECE, _rounded(n_frames)), _OVERLAP
         pieces = []
         for start, stop in windows(n_frames, piece, overlap):
             frames = stop - start
@@ -154,7 +154,16 @@ class Cloner:
 
     def vocode(self, mel: Float[np.ndarray, "f m"]) -> Float[np.ndarray, " t"]:
         """Waveform of a log-mel spectrogram."""
-        return vocode(self.vocoder_config, self.vocoder, self.audio, mel)
+        return self._speaker(mel)
+
+    @functools.cached_property
+    def _speaker(self) -> Vocoder:
+        return Vocoder(self.vocoder_config, self.vocoder, self.audio)
+
+
+def _rounded(n_frames: int) -> int:
+    """The next of few sizes, so that recordings of many lengths compile few programs."""
+    return max(50, 50 * 2 ** int(np.ceil(np.log2(max(n_frames, 1) / 50))))
 
 
 @functools.partial(jax.jit, static_argnums=0)

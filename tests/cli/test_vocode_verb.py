@@ -19,7 +19,7 @@ from jaxclone.export.bundle import save_bundle
 from jaxclone.models.diffwave import DiffWaveConfig
 from jaxclone.models.speaker import SpeakerEncoderConfig
 from jaxclone.models.vocoder import make_generator
-from jaxclone.synthesis.vocode import vocode
+from jaxclone.synthesis.vocoder import Vocoder
 
 RATE = 16_000
 AUDIO = AudioSpec(n_mels=8)
@@ -99,7 +99,7 @@ def test_the_vocoder_of_a_bundle(recording, bundles, params, capsys):
     found = result(capsys)
     assert (found["vocoder"], found["sample_rate"]) == ("DiffWave", RATE)
     assert found["mel_distance"] > 0
-    wanted = vocode(VOCODER, params, AUDIO, np.asarray(log_mel(recording, AUDIO)))
+    wanted = Vocoder(VOCODER, params, AUDIO)(np.asarray(log_mel(recording, AUDIO)))
     copy = soundfile.read("out.flac", dtype="float32")[0]
     np.testing.assert_allclose(copy[:8000], np.clip(wanted, -1, 1 - 2**-15), atol=2e-5)
 
