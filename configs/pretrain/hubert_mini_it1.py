@@ -8,7 +8,7 @@ masked count half.
 Command: jaxclone train pretrain/hubert_mini_it1 --data.corpus CORPUS --valid.corpus CORPUS
 Hardware: 2 CPU cores, 3 GB.
 Time: 20 minutes, of which 1 for the units.
-Score: SCORE1
+Score: probes tell 46 % of the phones of unheard voices (MFCC 36 %, untrained 37 %; BENCHMARKS.md).
 """
 
 import dataclasses
