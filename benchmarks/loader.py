@@ -93,6 +93,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     loader._CACHE_BYTES = 0  # nor does the other keep anything
+    torch.set_num_threads(1)  # as each worker of a DataLoader does; more would spin in between
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = recordings(folder, options.recordings, options.seconds)

@@ -64,7 +64,7 @@ def prepare(
     samples: Float[np.ndarray, "t channels"], from_rate: int, to_rate: int, name: str
 ) -> Float[np.ndarray, " t2"]:
     """Samples of a recording as `read` returns them; `name` is what messages call it."""
-    waveform = samples.mean(axis=1)
+    waveform = _mono(samples)
     check(waveform, name)
     return _to_unit_range(resample(waveform, from_rate, to_rate))
 
@@ -158,7 +158,12 @@ def decode(data: bytes) -> Float[np.ndarray, " t"]:
     Raises:
         UserError: the bytes are no recording, or not all of it.
     """
-    return _decode(data, f"a record of {len(data)} bytes")[0].mean(axis=1)
+    return _mono(_decode(data, f"a record of {len(data)} bytes")[0])
+
+
+def _mono(samples: Float[np.ndarray, "t channels"]) -> Float[np.ndarray, " t"]:
+    # A mean over a single channel takes a tenth of the time of decoding.
+    return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
 
 
 def _encode(waveform: np.ndarray, sample_rate: int, container: str) -> bytes:
