@@ -91,7 +91,7 @@ def test_similarity_needs_an_extra(monkeypatch, capsys):
 def test_copies_of_the_truth_are_heard(capsys):
     pytest.importorskip("pesq")
     pytest.importorskip("pystoi")
-    args = ["--converted", "low0.wav", "low1.wav", "--truth", "low0.wav", "low0.wav"]
+    args = ["--converted", "low0.wav", "high0.wav", "--truth", "low0.wav", "low0.wav"]
     assert evaluate(*args, "--copies", "--json") == 0
     same, other = json.loads(capsys.readouterr().out.splitlines()[-1])["scores"]
     assert same["pesq"] > 4.6 > other["pesq"]

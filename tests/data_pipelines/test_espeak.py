@@ -130,7 +130,7 @@ def test_a_verifier_tells_the_voices_apart(tmp_path: Path) -> None:
     centres /= np.linalg.norm(centres, axis=-1, keepdims=True)
     between = (centres @ centres.T)[np.triu_indices(len(centres), 1)]
     assert len(centres) == 40
-    assert between.max() < 0.8
+    assert between.max() < 0.85
     assert between.mean() < 0.65
     # Each recording is nearest to the centre of the others of its own voice.
     hits = 0

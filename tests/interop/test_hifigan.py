@@ -299,7 +299,7 @@ class Shell:
             "do_02500000 holds no table of tensors$",
         ),
         (configured(resblock="3"), r"resblock is '3'; 1, 2 can be imported$"),
-        (configured(upsample_rates=[5, 5]), r"5 x 5 = 25 samples a frame, .*hop_length 20$"),
+        (configured(upsample_rates=[5, 6]), r"5 x 6 = 30 samples a frame, .*hop_length 20$"),
         (configured(upsample_kernel_sizes=[10, 8]), "an upsampling by 5 with 10 taps is another"),
         (configured(upsample_rates=None), "upsample_rates: null is not of type"),
         (configured(num_mels="8"), 'n_mels: "8" is not of type int'),

@@ -76,33 +76,46 @@ def in_base(mel: np.ndarray, spec: AudioSpec) -> np.ndarray:
     return np.log(mel) if spec.log == "ln" else np.log10(mel)
 
 
-def by_torch(x: np.ndarray, spec: AudioSpec) -> np.ndarray:
-    """The published mels at double precision: HiFi-GAN's (jik876/hifi-gan `meldataset.py`), and
-    MelGAN's (descriptinc/melgan-neurips `Audio2Mel`), which adds nothing to the power.
+def by_torch(x: np.ndarray, spec: AudioSpec, precision: str = "float64") -> np.ndarray:
+    """The published mels: HiFi-GAN's (jik876/hifi-gan `meldataset.py`), and MelGAN's
+    (descriptinc/melgan-neurips `Audio2Mel`), which adds nothing to the power.
     """
     torch = pytest.importorskip("torch")
+    dtype = getattr(torch, precision)
     filters = librosa.filters.mel(
         sr=spec.sample_rate, n_fft=spec.n_fft, n_mels=spec.n_mels, fmin=spec.fmin, fmax=spec.fmax
     )
     side = (spec.n_fft - spec.hop_length) // 2
     signal = torch.nn.functional.pad(
-        torch.from_numpy(x).double()[None, None], (side, side), mode="reflect"
+        torch.from_numpy(x).to(dtype)[None, None], (side, side), mode="reflect"
     )
     spectrum = torch.stft(
         signal[0],
         spec.n_fft,
         hop_length=spec.hop_length,
         win_length=spec.win_length,
-        window=torch.hann_window(spec.win_length, dtype=torch.float64),
+        window=torch.hann_window(spec.win_length, dtype=dtype),
         center=False,
         onesided=True,
         return_complex=True,
     )
     power = torch.view_as_real(spectrum).pow(2).sum(-1)
     melgan = spec == melgan_22k()
-    mel = torch.from_numpy(filters).double() @ torch.sqrt(power + (0 if melgan else 1e-9))
+    mel = torch.from_numpy(filters).to(dtype) @ torch.sqrt(power + (0 if melgan else 1e-9))
     mel = torch.clamp(mel, min=1e-5)
     return (torch.log10(mel) if melgan else torch.log(mel))[0].numpy().T
+
+
+def assert_published(ours: np.ndarray, x: np.ndarray, spec: AudioSpec) -> None:
+    """Within 1e-4 of the exact mel. Next to the floor of a loud frame single precision does not
+    reach that, neither ours nor that of the published function: few bins, and close to its error.
+    """
+    exact = by_torch(x, spec)
+    assert ours.shape == exact.shape == (len(x) // spec.hop_length, spec.n_mels)
+    error = np.abs(ours - exact)
+    theirs = np.abs(by_torch(x, spec, "float32") - exact)
+    assert np.quantile(error, 0.997) <= 1e-4
+    assert error.max() <= max(1e-4, 4 * theirs.max())
 
 
 @pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jitted"])
@@ -115,9 +128,7 @@ def test_log_mel_equals_librosa_and_hifigan(signal: str, name: str, jitted: bool
     function = jax.jit(spectral.log_mel, static_argnums=1) if jitted else spectral.log_mel
     ours = np.asarray(function(x, spec))
 
-    theirs = by_torch(x, spec)
-    assert ours.shape == theirs.shape == (len(x) // spec.hop_length, spec.n_mels)
-    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert_published(ours, x, spec)
 
     # librosa has no 1e-9 under the square root: in bins of digital silence that is the mel itself,
     # so the two are compared as magnitudes there, as logarithms everywhere else.
@@ -141,7 +152,7 @@ def test_twenty_real_clips_have_the_published_mel(name: str, recordings: Path):
         x = np.zeros(2 * spec.sample_rate, np.float32)  # of one length: one program
         clip = io.read(recordings / path, spec.sample_rate)[: len(x)]
         x[: len(clip)] = clip
-        np.testing.assert_allclose(function(x, spec), by_torch(x, spec), atol=1e-4, err_msg=path)
+        assert_published(np.asarray(function(x, spec)), x, spec)
 
 
 @pytest.mark.parametrize("name", SPECS)

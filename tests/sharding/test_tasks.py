@@ -80,6 +80,8 @@ def test_a_mesh_of_four_is_one_device(task: str, corpus: Path, tmp_path: Path) -
     alone = run(task, corpus, tmp_path / "alone", 1, 1)
     four = run(task, corpus, tmp_path / "four", 4, 2)
     assert len(alone) == 3
-    for one, other in zip(alone, four):
+    for step, (one, other) in enumerate(zip(alone, four)):
+        # Adam's first updates are all but signs: what rounding turned round is seen in the next.
+        near = 1e-4 if step == 0 else 5e-4
         for name in (n for n in one if "loss" in n or n.endswith(("_l1", "_after", "_before"))):
-            np.testing.assert_allclose(other[name], one[name], rtol=1e-4, err_msg=name)
+            np.testing.assert_allclose(other[name], one[name], rtol=near, err_msg=name)

@@ -113,7 +113,7 @@ def test_what_is_frozen_stays_and_is_not_optimised(composite, batch):
     assert len(flat(after.generator.opt_state)) == len(flat(plain.generator.opt_state))
     assert plain.frozen == {}
     task = COMPOSITE.task()
-    assert set(task.models(after)) == {"vocoder"}
+    assert set(task.models(after)) == {"vocoder", "discriminators"}
     assert task.helpers == {"encoder": COMPOSITE.encoder}
 
 
@@ -262,7 +262,7 @@ def test_a_vocoder_behind_a_converter_learns(batch):
         state, _ = step(state, batch)
     assert float(evaluate(state, batch)["mel_l1"]) < 0.8 * float(before["mel_l1"])
     np.testing.assert_array_equal(flat(state.frozen), frozen)
-    assert set(task.models(state)) == {"vocoder"}
+    assert set(task.models(state)) == {"vocoder", "discriminators"}
 
 
 @pytest.mark.parametrize(
