@@ -27,7 +27,7 @@ def get_config(size: Literal["base", "large", "mini", "smoke"] = "base") -> Diff
     """
     if size in ("mini", "smoke"):
         smoke, mini = size == "smoke", DiffWaveConfig.mini()
-        data = CropConfig(batch_size=2 if smoke else 8, crop_seconds=0.2 if smoke else 0.5)
+        data = CropConfig(batch_size=2 if smoke else 4, crop_seconds=0.2 if smoke else 0.26)
         return DiffusionConfig(
             name=f"diffwave-{size}",
             audio=AudioSpec(),
@@ -35,7 +35,7 @@ def get_config(size: Literal["base", "large", "mini", "smoke"] = "base") -> Diff
             data=data,
             valid=dataclasses.replace(data, split="valid"),
             optim=OptimConfig(kind="adam", learning_rate=1e-3, schedule="cosine"),
-            steps=4 if smoke else 20_000,
+            steps=4 if smoke else 1500,
             log_every=1 if smoke else 100,
             eval_every=0 if smoke else 2000,
             eval_batches=1 if smoke else 4,

@@ -10,28 +10,38 @@ Time: published as 2.5 M steps; not run here.
 Score: not measured here.
 """
 
+import dataclasses
 from typing import Literal
 
 from data_pipelines.loader import CropConfig
 from jaxclone.audio.spec import hifigan_22k, jaxclone_16k
 from jaxclone.models.discriminators import DiscriminatorConfig
 from jaxclone.models.hifigan import HiFiGANConfig
+from jaxclone.train.optim import OptimConfig
 from jaxclone.train.vocoder import VocoderConfig
 
 
-def get_config(size: Literal["published", "smoke"] = "published") -> VocoderConfig:
-    """The published system; `smoke` only proves that it runs, on a corpus of 16 kHz."""
-    if size == "smoke":
+def get_config(size: Literal["published", "mini", "smoke"] = "published") -> VocoderConfig:
+    """The published system; `mini` is for a CPU, and `smoke` only proves that it runs.
+
+    Both of these are for a corpus of 16 kHz.
+    """
+    if size in ("mini", "smoke"):
+        smoke = size == "smoke"
+        data = CropConfig(batch_size=2 if smoke else 8, crop_seconds=0.2 if smoke else 0.5)
+        optim = OptimConfig(learning_rate=1e-3, betas=(0.8, 0.99), schedule="cosine")
         return VocoderConfig(
-            name="hifigan-v2-smoke",
+            name=f"hifigan-v2-{size}",
             audio=jaxclone_16k(),
             generator=HiFiGANConfig.mini(),
             discriminators=DiscriminatorConfig.mini(),
-            data=CropConfig(batch_size=2, crop_seconds=0.2),
-            valid=CropConfig(split="valid", batch_size=2, crop_seconds=0.2),
-            steps=4,
-            log_every=1,
-            eval_batches=1,
+            generator_optim=optim,
+            discriminator_optim=optim,
+            data=data,
+            valid=dataclasses.replace(data, split="valid"),
+            steps=4 if smoke else 4000,
+            log_every=1 if smoke else 50,
+            eval_batches=1 if smoke else 4,
         )
     # 8192 samples: 32 frames.
     return VocoderConfig(

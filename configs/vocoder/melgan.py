@@ -9,6 +9,7 @@ Time: published as 3,000 epochs of LJSpeech, 2.4 M steps; not run here.
 Score: not measured here.
 """
 
+import dataclasses
 from typing import Literal
 
 from data_pipelines.loader import CropConfig
@@ -19,19 +20,27 @@ from jaxclone.train.optim import OptimConfig
 from jaxclone.train.vocoder import VocoderConfig
 
 
-def get_config(size: Literal["published", "smoke"] = "published") -> VocoderConfig:
-    """The published system; `smoke` only proves that it runs, on a corpus of 16 kHz."""
-    smoke = size == "smoke"
+def get_config(size: Literal["published", "mini", "smoke"] = "published") -> VocoderConfig:
+    """The published system; `mini` is for a CPU, and `smoke` only proves that it runs.
+
+    Both of these are for a corpus of 16 kHz.
+    """
+    smoke, small = size == "smoke", size != "published"
     published = MelGANDiscriminatorConfig.published()
     optim = OptimConfig(kind="adam", learning_rate=1e-4, betas=(0.5, 0.9))
-    batch_size = 2 if smoke else 16
+    if small:
+        optim = dataclasses.replace(optim, learning_rate=1e-3, schedule="cosine")
     # 8192 samples: 32 frames.
-    crop = CropConfig(batch_size=batch_size, crop_seconds=0.2 if smoke else 8192 / 22_050)
+    crop = {
+        "published": CropConfig(batch_size=16, crop_seconds=8192 / 22_050),
+        "mini": CropConfig(batch_size=8, crop_seconds=0.5),
+        "smoke": CropConfig(batch_size=2, crop_seconds=0.2),
+    }[size]
     return VocoderConfig(
-        name="melgan-smoke" if smoke else "melgan",
-        audio=jaxclone_16k() if smoke else melgan_22k(),
-        generator=MelGANConfig.mini() if smoke else MelGANConfig.published(),
-        discriminators=MelGANDiscriminatorConfig.mini() if smoke else published,
+        name=f"melgan-{size}" if small else "melgan",
+        audio=jaxclone_16k() if small else melgan_22k(),
+        generator=MelGANConfig.mini() if small else MelGANConfig.published(),
+        discriminators=MelGANDiscriminatorConfig.mini() if small else published,
         gan_loss="hinge",
         # 10, and 4 / (strided layers + 1) / discriminators.
         feature_weight=10 * 4 / (4 + 1) / published.scales,
@@ -39,10 +48,14 @@ def get_config(size: Literal["published", "smoke"] = "published") -> VocoderConf
         generator_optim=optim,
         discriminator_optim=optim,
         data=crop,
-        valid=CropConfig(split="valid", batch_size=batch_size, crop_seconds=0.2 if smoke else 2.0),
-        steps=4 if smoke else 2_400_000,
+        valid=CropConfig(
+            split="valid",
+            batch_size=crop.batch_size,
+            crop_seconds=2.0 if not small else crop.crop_seconds,
+        ),
+        steps={"published": 2_400_000, "mini": 3100, "smoke": 4}[size],
         log_every=1 if smoke else 100,
-        eval_every=0 if smoke else 1000,
+        eval_every=0 if small else 1000,
         eval_batches=1 if smoke else 4,
         checkpoint_every=5000,
     )

@@ -11,6 +11,7 @@ Time: published as 1 M steps; not run here.
 Score: not measured here.
 """
 
+import dataclasses
 from typing import Literal
 
 from data_pipelines.loader import CropConfig
@@ -21,9 +22,12 @@ from jaxclone.train.optim import OptimConfig
 from jaxclone.train.vocoder import VocoderConfig
 
 
-def get_config(size: Literal["published", "smoke"] = "published") -> VocoderConfig:
-    """The published system; `smoke` only proves that it runs, on a corpus of 16 kHz."""
-    smoke = size == "smoke"
+def get_config(size: Literal["published", "mini", "smoke"] = "published") -> VocoderConfig:
+    """The published system; `mini` is for a CPU, and `smoke` only proves that it runs.
+
+    Both of these are for a corpus of 16 kHz.
+    """
+    smoke, small = size == "smoke", size != "published"
     optim = OptimConfig(
         kind="adam",
         learning_rate=1e-3,
@@ -33,29 +37,38 @@ def get_config(size: Literal["published", "smoke"] = "published") -> VocoderConf
         decay_rate=0.5,
         decay_steps=100_000,
     )
-    batch_size = 2 if smoke else 64
+    if small:
+        optim = dataclasses.replace(optim, schedule="cosine")
     # 16384 samples: 64 frames.
-    crop = CropConfig(batch_size=batch_size, crop_seconds=0.2 if smoke else 16_384 / 22_050)
+    crop = {
+        "published": CropConfig(batch_size=64, crop_seconds=16_384 / 22_050),
+        "mini": CropConfig(batch_size=8, crop_seconds=0.5),
+        "smoke": CropConfig(batch_size=2, crop_seconds=0.2),
+    }[size]
     return VocoderConfig(
-        name="multiband-melgan-smoke" if smoke else "multiband-melgan",
-        audio=jaxclone_16k() if smoke else melgan_22k(),
-        generator=MelGANConfig.mini_multiband() if smoke else MelGANConfig.multiband(),
+        name=f"multiband-melgan-{size}" if small else "multiband-melgan",
+        audio=jaxclone_16k() if small else melgan_22k(),
+        generator=MelGANConfig.mini_multiband() if small else MelGANConfig.multiband(),
         discriminators=(
-            MelGANDiscriminatorConfig.mini() if smoke else MelGANDiscriminatorConfig.multiband()
+            MelGANDiscriminatorConfig.mini() if small else MelGANDiscriminatorConfig.multiband()
         ),
         adversarial_weight=2.5,
         feature_weight=0.0,
         mel_weight=0.0,
         stft_weight=1.0,
         band_resolutions=((384, 30, 150), (684, 60, 300), (172, 10, 60)),
-        adversarial_start=2 if smoke else 200_000,
+        adversarial_start={"published": 200_000, "mini": 3000, "smoke": 2}[size],
         generator_optim=optim,
         discriminator_optim=optim,
         data=crop,
-        valid=CropConfig(split="valid", batch_size=batch_size, crop_seconds=0.2 if smoke else 2.0),
-        steps=4 if smoke else 1_000_000,
+        valid=CropConfig(
+            split="valid",
+            batch_size=crop.batch_size,
+            crop_seconds=2.0 if not small else crop.crop_seconds,
+        ),
+        steps={"published": 1_000_000, "mini": 5100, "smoke": 4}[size],
         log_every=1 if smoke else 100,
-        eval_every=0 if smoke else 1000,
+        eval_every=0 if small else 1000,
         eval_batches=1 if smoke else 4,
         checkpoint_every=5000,
     )

@@ -20,30 +20,47 @@ from jaxclone.train.optim import OptimConfig
 from jaxclone.train.vocoder import VocoderConfig
 
 
-def get_config(size: Literal["published", "smoke"] = "published") -> VocoderConfig:
-    """The published system; `smoke` only proves that it runs, on a corpus of 16 kHz."""
-    smoke = size == "smoke"
-    audio = jaxclone_16k() if smoke else jaxclone_24k()
+def get_config(size: Literal["published", "mini", "smoke"] = "published") -> VocoderConfig:
+    """The published system; `mini` is for a CPU, and `smoke` only proves that it runs.
+
+    Both of these are for a corpus of 16 kHz.
+    """
+    smoke, small = size == "smoke", size != "published"
+    audio = jaxclone_16k() if small else jaxclone_24k()
     optim = OptimConfig(
-        learning_rate=5e-4, betas=(0.8, 0.9), decay=(("", True),), schedule="cosine"
+        learning_rate=1e-3 if small else 5e-4,
+        betas=(0.8, 0.9),
+        decay=(("", True),),
+        schedule="cosine",
     )
-    batch_size = 2 if smoke else 16
     # 16384 samples: 64 frames.
-    crop = CropConfig(batch_size=batch_size, crop_seconds=0.2 if smoke else 16_384 / 24_000)
+    crop = {
+        "published": CropConfig(batch_size=16, crop_seconds=16_384 / 24_000),
+        "mini": CropConfig(batch_size=8, crop_seconds=0.5),
+        "smoke": CropConfig(batch_size=2, crop_seconds=0.2),
+    }[size]
     return VocoderConfig(
-        name="vocos-smoke" if smoke else "vocos",
+        name=f"vocos-{size}" if small else "vocos",
         audio=audio,
-        generator=VocosConfig.tiny() if smoke else VocosConfig(audio=audio),
-        discriminators=DiscriminatorConfig.mini() if smoke else DiscriminatorConfig.published(),
+        generator={
+            "published": VocosConfig(audio=audio),
+            "mini": VocosConfig.mini(),
+            "smoke": VocosConfig.tiny(),
+        }[size],
+        discriminators=DiscriminatorConfig.mini() if small else DiscriminatorConfig.published(),
         gan_loss="hinge",
         feature_weight=1.0,
         generator_optim=optim,
         discriminator_optim=optim,
         data=crop,
-        valid=CropConfig(split="valid", batch_size=batch_size, crop_seconds=0.2 if smoke else 2.0),
-        steps=4 if smoke else 1_000_000,
+        valid=CropConfig(
+            split="valid",
+            batch_size=crop.batch_size,
+            crop_seconds=2.0 if not small else crop.crop_seconds,
+        ),
+        steps={"published": 1_000_000, "mini": 5500, "smoke": 4}[size],
         log_every=1 if smoke else 100,
-        eval_every=0 if smoke else 1000,
+        eval_every=0 if small else 1000,
         eval_batches=1 if smoke else 4,
         checkpoint_every=5000,
     )
