@@ -41,7 +41,7 @@ from jaxclone.audio.spectral import mel_filterbank
 from jaxclone.models.diffwave import DiffWaveConfig
 from jaxclone.models.hifigan import HiFiGANConfig
 from jaxclone.models.melgan import MelGANConfig
-from jaxclone.models.vocoder import GeneratorConfig, make_generator
+from jaxclone.models.vocoder import AnyGeneratorConfig, make_generator
 from jaxclone.models.vocos import VocosConfig
 from jaxclone.sharding.mesh import MeshConfig, activate, make_mesh
 from jaxclone.synthesis.vocoder import Vocoder
@@ -50,7 +50,7 @@ from jaxclone.types import Batch
 
 Timed = dict[str, Callable[[], object]]
 SPEC = hifigan_22k()
-VOCODERS: dict[str, GeneratorConfig | None] = {
+VOCODERS: dict[str, AnyGeneratorConfig | None] = {
     "v1": HiFiGANConfig.v1(),
     "v2": HiFiGANConfig.v2(),
     "v3": HiFiGANConfig.v3(),

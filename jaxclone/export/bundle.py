@@ -28,7 +28,7 @@ from jaxclone.files import whole_folder
 from jaxclone.models.converter import ConverterConfig
 from jaxclone.models.discriminators import DiscriminatorsConfig, make_discriminators
 from jaxclone.models.speaker import SpeakerEncoderConfig
-from jaxclone.models.vocoder import GeneratorConfig, make_generator
+from jaxclone.models.vocoder import AnyGeneratorConfig, make_generator
 from jaxclone.models.voice_conversion import VoiceConversion
 from jaxclone.models.wav2vec2 import (
     Wav2Vec2Config,
@@ -51,7 +51,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "speaker": (SpeakerEncoderConfig,),
     "converter": (ConverterConfig,),
     "adapter": (AdaptConfig,),
-    "vocoder": get_args(GeneratorConfig),
+    "vocoder": get_args(AnyGeneratorConfig),
     "discriminators": get_args(DiscriminatorsConfig),
 }
 _CONVERSION = ("encoder", "speaker", "converter")

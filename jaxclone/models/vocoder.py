@@ -12,10 +12,12 @@ from jaxclone.models.hifigan import HiFiGANConfig
 from jaxclone.models.melgan import MelGANConfig
 from jaxclone.models.vocos import Vocos, VocosConfig
 
-GeneratorConfig = HiFiGANConfig | VocosConfig | MelGANConfig | DiffWaveConfig
+# Those that speak in one pass: a GAN trains them, and losses see through them.
+GeneratorConfig = HiFiGANConfig | VocosConfig | MelGANConfig
+AnyGeneratorConfig = GeneratorConfig | DiffWaveConfig
 
 
-def make_generator(config: GeneratorConfig, dtype: DTypeLike = jnp.float32) -> nn.Module:
+def make_generator(config: AnyGeneratorConfig, dtype: DTypeLike = jnp.float32) -> nn.Module:
     """The network that a config describes: (log_mel [b, f, m], frames or None) -> f32[b, t]."""
     match config:
         case VocosConfig():
@@ -28,7 +30,7 @@ def make_generator(config: GeneratorConfig, dtype: DTypeLike = jnp.float32) -> n
             return hifigan.Generator(config, dtype)
 
 
-def context_frames(config: GeneratorConfig) -> int:
+def context_frames(config: AnyGeneratorConfig) -> int:
     """Frames on either side that a frame of the waveform depends on."""
     match config:
         case VocosConfig() | DiffWaveConfig():

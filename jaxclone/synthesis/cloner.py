@@ -16,7 +16,7 @@ from jaxclone.adapt.enroll import AdaptConfig, enroll
 from jaxclone.audio import pitch
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.export.bundle import Bundle, fingerprint, load_bundle, require_shapes
-from jaxclone.models.vocoder import GeneratorConfig
+from jaxclone.models.vocoder import AnyGeneratorConfig
 from jaxclone.models.voice_conversion import VoiceConversion
 from jaxclone.synthesis.chunks import overlap_add, windows
 from jaxclone.synthesis.vocoder import Vocoder
@@ -44,7 +44,7 @@ class Cloner:
 
     networks: VoiceConversion
     params: Tree
-    vocoder_config: GeneratorConfig
+    vocoder_config: AnyGeneratorConfig
     vocoder: Tree
     adapt: AdaptConfig = AdaptConfig()
     fingerprint: str = ""

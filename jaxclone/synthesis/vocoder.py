@@ -15,7 +15,7 @@ from jaxclone.audio.spec import AudioSpec
 from jaxclone.models import hifigan
 from jaxclone.models.diffwave import DiffWaveConfig
 from jaxclone.models.hifigan import HiFiGANConfig
-from jaxclone.models.vocoder import GeneratorConfig, context_frames, make_generator
+from jaxclone.models.vocoder import AnyGeneratorConfig, context_frames, make_generator
 from jaxclone.nn.fast_conv import prepare
 from jaxclone.nn.weight_norm import fold
 from jaxclone.types import Array, Tree
@@ -43,7 +43,7 @@ class Vocoder:
         waveform = vocoder(log_mel)
     """
 
-    def __init__(self, config: GeneratorConfig, params: Tree, audio: AudioSpec) -> None:
+    def __init__(self, config: AnyGeneratorConfig, params: Tree, audio: AudioSpec) -> None:
         """Prepares the parameters for inference.
 
         Args:
@@ -107,7 +107,7 @@ def _widest(config: HiFiGANConfig) -> int:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _speak(config: GeneratorConfig, params: Tree, mel: Array, first_frame: Array) -> Array:
+def _speak(config: AnyGeneratorConfig, params: Tree, mel: Array, first_frame: Array) -> Array:
     """The waveform of a mel without its context."""
     context = context_frames(config)
     if isinstance(config, HiFiGANConfig):

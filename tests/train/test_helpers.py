@@ -134,7 +134,13 @@ def test_the_perceptual_gradient_reaches_the_generator(composite, batch):
     )
 
 
-@pytest.mark.parametrize("config", [COMPOSITE, BEHIND], ids=["composite", "converter"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(COMPOSITE, id="composite", marks=pytest.mark.slow),
+        pytest.param(BEHIND, id="converter"),
+    ],
+)
 def test_micro_batches_make_the_whole_batch(config, batch):
     config = dataclasses.replace(config, segment_seconds=0.05)
     task, state = start(config)
@@ -249,6 +255,7 @@ def test_windows_of_mel_and_waveform_belong_together():
     np.testing.assert_array_equal(again, part)
 
 
+@pytest.mark.slow
 def test_a_vocoder_behind_a_converter_learns(batch):
     config = dataclasses.replace(
         BEHIND,
@@ -302,7 +309,7 @@ META = MetaConfig(
 )
 
 
-@pytest.mark.parametrize("rate", [1.0, 0.0])
+@pytest.mark.parametrize("rate", [1.0, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_a_converter_is_trained_on_what_is_heard(batch, rate):
     config = dataclasses.replace(CONVERSION, encoder_rate=rate)
     task, state = start(config)
@@ -330,6 +337,7 @@ def test_without_weights_a_converter_is_trained_as_before(batch):
     assert task.helpers == {}
 
 
+@pytest.mark.slow
 def test_meta_training_asks_the_query_set_alone(batch):
     pairs = jax.tree.map(lambda x: np.asarray(x).reshape(2, 2, *x.shape[1:]), batch)
     episode = Episode(
