@@ -252,6 +252,9 @@ def make_loader(
         raise UserError(
             f"batch_size {config.batch_size} cannot be shared by {process_count} processes"
         )
+    if not config.corpus:
+        where = "data" if config.split == "train" else "valid"
+        raise UserError(f"no corpus is named: add --{where}.corpus FOLDER")
     corpus = Corpus.open(config.corpus, spec)
     records = corpus.indices(config.split)
     if config.f0 and not corpus.has_f0:

@@ -17,6 +17,7 @@ import io
 import json
 import re
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
@@ -72,6 +73,8 @@ def load(name: str) -> Any:
     except SyntaxError as error:
         where = f"config {path}, line {error.lineno}" if error.lineno else f"config {path}"
         raise UserError(f"{where}: {error.msg}") from error
+    except Exception as error:
+        raise _failed(path, error) from error
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
         raise UserError(f"config {path} has no function get_config()")
@@ -83,10 +86,22 @@ def load(name: str) -> Any:
             raise UserError(
                 f"config {path} has no variant {variant!r}{did_you_mean(variant, variants)}"
             )
-    config = get_config(*filter(None, [variant]))
+    try:
+        config = get_config(*filter(None, [variant]))
+    except Exception as error:
+        raise _failed(path, error) from error
     if not _is_config(config):
         raise UserError(f"get_config() of {path} returned {type(config).__name__}, not a dataclass")
     return config
+
+
+def _failed(path: Path, error: Exception) -> UserError:
+    """What a config file's own code raised, and where; a UserError says enough by itself."""
+    if isinstance(error, UserError):
+        return error
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    where = f"config {path}, line {lines[-1]}" if lines else f"config {path}"
+    return UserError(f"{where}: {type(error).__name__}: {error}")
 
 
 def describe(name: str) -> str:
@@ -221,7 +236,7 @@ def _first_paragraph(box: str) -> str:
             lines.append(text)
         elif lines:
             break
-    return re.sub(r"^Error parsing \w+: ", "", " ".join(lines)) or box.strip()
+    return re.sub(r"^Error parsing (?:\w+: )?", "", " ".join(lines)) or box.strip()
 
 
 def _options(kind: Any, prefix: str = "--") -> list[str]:

@@ -169,6 +169,9 @@ def test_an_override_can_empty_a_tuple_and_unset_an_option():
         (["stray"], "unexpected argument 'stray'; see jaxclone train x --help"),
         (["--steps", "many"], "--steps: invalid literal for int() with base 10: 'many'"),
         (["--steps", "1.5"], "--steps: invalid literal for int()"),
+        (["--steps", "-5"], "steps must be 0 or more, got -5"),
+        (["--keep", "0"], "keep must be above 0, got 0"),
+        (["--eval_batches", "0"], "eval_batches must be above 0, got 0"),
         (["--steps"], "Missing value for argument '--steps'"),
         (["--precision", "f64"], "invalid choice 'f64' for argument '--precision'"),
         (["--data.buckets", "1", "x"], "--data.buckets"),
@@ -237,6 +240,8 @@ def test_a_colon_chooses_a_variant(write):
         ("x = 1\n", "has no function get_config"),
         ("def get_config():\n    return {}\n", "returned dict, not a dataclass"),
         ("def get_config(:\n", "line 1: invalid syntax"),
+        ("import nosuchmodule\n", "line 1: ModuleNotFoundError: No module named 'nosuchmodule'"),
+        ("def get_config():\n    return 1 / 0\n", "line 2: ZeroDivisionError: division by zero"),
     ],
 )
 def test_a_file_that_is_no_config(write, text, message):

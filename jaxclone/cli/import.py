@@ -14,6 +14,7 @@ import tyro
 from jaxclone.cli.options import parse
 from jaxclone.export.bundle import ModelCard, save_bundle
 from jaxclone.tree import n_parameters
+from jaxclone.types import UserError
 
 # The module of each format: its read(path) gives an `interop.published.Imported`.
 FORMATS = {
@@ -51,6 +52,8 @@ class ImportOptions:
 def main(args: Sequence[str]) -> dict[str, Any]:
     """Runs `jaxclone import`."""
     options = parse(ImportOptions, args, "jaxclone import")
+    if options.out.exists() and not (options.out.is_dir() and not any(options.out.iterdir())):
+        raise UserError(f"{options.out} exists: choose another folder")
     found = importlib.import_module(FORMATS[options.format]).read(options.path)
     bundle = found.bundle
     card = ModelCard(

@@ -32,6 +32,8 @@ Speak = Callable[[np.ndarray], np.ndarray]
 
 # A louder log-mel is of something else, or of another base.
 _LOUDEST = 1e6
+# Predicted mels may go a little below silence.
+_BELOW = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +158,12 @@ def _read_mel(path: Path, audio: AudioSpec) -> Float[np.ndarray, "f m"]:
         )
     if not np.isfinite(mel).all():
         raise UserError(f"{path} holds values that are not finite")
+    silence = np.log(audio.floor) if audio.log == "ln" else np.log10(audio.floor)
+    if mel.min() < silence - _BELOW:
+        raise UserError(
+            f"{path} goes down to {mel.min():.4g}, below the {silence:.4g} of silence: it is no "
+            f"{audio.log} of magnitudes of this AudioSpec"
+        )
     loudest = np.log(_LOUDEST) if audio.log == "ln" else np.log10(_LOUDEST)
     if mel.max() > loudest:
         raise UserError(f"{path} reaches {mel.max():.4g}, which is no {audio.log} of a magnitude")

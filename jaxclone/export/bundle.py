@@ -161,13 +161,12 @@ def save_bundle(
         origins: see `Bundle`; JSON.
 
     Raises:
-        UserError: the folder exists and is no bundle, or cannot be written.
+        UserError: the folder exists and is no bundle or holds more, or cannot be written.
     """
     if models.keys() != configs.keys():
         raise ValueError(f"models {sorted(models)} but configurations of {sorted(configs)}")
     folder = Path(folder)
-    ours = (folder / _CONFIG).is_file() or (folder.is_dir() and not any(folder.iterdir()))
-    if folder.exists() and not ours:
+    if folder.exists() and not _may_replace(folder):
         raise UserError(f"{folder} exists and is not a bundle: choose another folder")
     description = {
         "format": _FORMAT,
@@ -185,6 +184,22 @@ def save_bundle(
         save_tensors(new / _WEIGHTS, meta.unbox(dict(models)))
         (new / _CONFIG).write_text(json.dumps(description, indent=2) + "\n", "utf-8")
         (new / _CARD).write_text(text, "utf-8")
+
+
+def _may_replace(folder: Path) -> bool:
+    """Whether a folder is empty, or a bundle and nothing else.
+
+    A run, and published weights, have a `config.json` too.
+    """
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} - {_CONFIG, _WEIGHTS, _CARD}:
+        return False
+    if not (folder / _CONFIG).exists():
+        return not any(folder.iterdir())
+    try:
+        found = json.loads((folder / _CONFIG).read_text("utf-8"))
+    except (OSError, ValueError):  # damaged: there is nothing to be lost that could be read
+        return (folder / _WEIGHTS).exists()
+    return isinstance(found, dict) and {"format", "audio", "models"} <= found.keys()
 
 
 def load_bundle(*folders: str | Path) -> Bundle:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,10 @@ def read_torch(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}")
     try:
-        with torch.serialization.safe_globals(_stand_ins([*_INERT, *_unsafe(path)])):
+        with (
+            torch.serialization.safe_globals(_stand_ins([*_INERT, *_unsafe(path)])),
+            warnings.catch_warnings(action="ignore"),  # of files that are refused, or old
+        ):
             found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if refused := re.search(r"GLOBAL (\S+)", str(error)):

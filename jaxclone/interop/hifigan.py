@@ -132,6 +132,8 @@ def read(path: Path, judges: DiscriminatorConfig = DiscriminatorConfig.published
             something else, or a tensor is missing, unknown or misshapen.
     """
     file = _last_generator(path) if path.is_dir() else path
+    if not file.exists():
+        raise UserError(f"{file} does not exist")
     data = read_json(file.parent / _CONFIG)
     what = str(file.parent / _CONFIG)
     configs: dict[str, Any] = {"vocoder": _generator_config(data, what)}

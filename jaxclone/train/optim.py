@@ -15,7 +15,7 @@ from jaxtyping import Float
 from jaxclone.sharding.rules import unbox
 from jaxclone.train.state import ModelState
 from jaxclone.tree import first_match
-from jaxclone.types import Array, Metrics, Tree, UserError
+from jaxclone.types import Array, Metrics, Tree, UserError, require_positive
 
 Schedule = Callable[[Array | int], Array]
 LossFn = Callable[[Tree, Tree], tuple[Float[Array, ""], Metrics]]
@@ -63,6 +63,17 @@ class OptimConfig:
     decay_steps: int = 1000
     clip_norm: float = 0.0
     max_skips: int = 0
+
+    def __post_init__(self) -> None:
+        require_positive(self, "eps", "decay_rate")
+        require_positive(
+            self,
+            *("learning_rate", "weight_decay", "warmup_steps", "final_fraction"),
+            *("decay_steps", "clip_norm", "max_skips"),
+            or_zero=True,
+        )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"betas must lie in [0, 1), got {self.betas}")
 
 
 def make_schedule(config: OptimConfig, total_steps: int) -> Schedule:

@@ -15,7 +15,7 @@ from jaxclone.audio.spec import AudioSpec
 from jaxclone.sharding.hosts import HostsConfig
 from jaxclone.sharding.mesh import MeshConfig
 from jaxclone.train.health import Watch
-from jaxclone.types import Metrics, Tree
+from jaxclone.types import Metrics, Tree, require_positive
 
 # (truth, copy, true samples), see `Task.copies`, and what scores them on the host.
 Copies = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -97,7 +97,7 @@ class RunConfig:
         data: what is trained on.
         valid: what `evaluate` is run on; None for no evaluation.
         init_from: bundles whose models the run starts from.
-        steps: updates in all.
+        steps: updates in all; 0 makes a bundle of what training would start from.
         microbatches: each batch is run in this many parts whose gradients are averaged.
         precision: of the computation; parameters and reductions are always f32.
         log_every: steps between two lines of metrics.jsonl.
@@ -130,6 +130,11 @@ class RunConfig:
     mesh: MeshConfig = MeshConfig()
     hosts: HostsConfig = HostsConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    def __post_init__(self) -> None:
+        require_positive(self, "microbatches", "eval_batches", "keep")
+        every = ("log_every", "eval_every", "checkpoint_every", "checkpoint_minutes")
+        require_positive(self, "steps", *every, or_zero=True)
 
     def task(self) -> Task:
         """The functions of this run."""

@@ -120,6 +120,7 @@ class VocoderConfig(RunConfig):
     discriminator_optim: OptimConfig = _PUBLISHED
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_positive(self, "discriminator_every", "generator_every")
         weights = [name for name in self.__dataclass_fields__ if name.endswith("_weight")]
         require_positive(

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.cli.main import main
-from jaxclone.export.bundle import load_bundle
+from jaxclone.export.bundle import load_bundle, save_bundle
+from jaxclone.types import UserError
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -87,7 +88,7 @@ def test_export_to_one_file(bundle, tmp_path, capsys):
         (["import", "onnx", "x", "--out", "y"], 2, "onnx"),
         (["import", "hf", "/no/such", "--out", "y"], 1, "error: /no/such is no folder; give one"),
         (["import", "fairseq", "/no/such.pt", "--out", "y"], 1, "/no/such.pt does not exist"),
-        (["import", "hifigan", "/no/such", "--out", "y"], 1, "config.json does not exist"),
+        (["import", "hifigan", "/no/such", "--out", "y"], 1, "does not exist"),
         (["export", "/no/such", "--format", "hf", "--out", "y"], 1, "/no/such is not a bundle"),
         (["export", "x", "--format", "onnx", "--out", "y"], 2, "onnx"),
     ],
@@ -108,3 +109,19 @@ def test_every_format_has_its_module(verb, options):
         assert callable(
             getattr(importlib.import_module(path), {"import": "read"}.get(verb, "write"))
         )
+
+
+def test_only_a_bundle_is_ever_replaced(tmp_path):
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.json").write_text('{"type": "a run"}')
+    with pytest.raises(UserError, match="is not a bundle"):
+        save_bundle(folder, {}, {}, AudioSpec(), card="")
+    assert (folder / "checkpoints").is_dir()
+    bundle = tmp_path / "bundle"
+    for _ in range(2):
+        save_bundle(bundle, {}, {}, AudioSpec(), card="")
+    (bundle / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not a bundle"):
+        save_bundle(bundle, {}, {}, AudioSpec(), card="")
+    assert (bundle / "notes.txt").exists()

@@ -131,6 +131,7 @@ BAD = {
     "short": (MEL[:1], "320 samples are too short for a spectrogram"),
     "nan": (np.where(np.arange(80) == 3, np.nan, MEL), "holds values that are not finite"),
     "loud": (MEL + 100, "reaches 100, which is no ln of a magnitude"),
+    "decibels": (MEL - 80, "goes down to -80, below the -11.51 of silence"),
     "whole": (MEL.astype(int), "holds no array of floating-point numbers"),
     "object": (np.array([None]), "is not a whole .npy file of numbers"),
     "text": (b"hello", "is not a whole .npy file of numbers"),
