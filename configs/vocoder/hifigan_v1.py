@@ -24,7 +24,7 @@ def get_config(size: Literal["published", "smoke"] = "published") -> VocoderConf
             name="hifigan-smoke",
             audio=AudioSpec(),
             generator=HiFiGANConfig.mini(),
-            discriminators=DiscriminatorConfig.mini(),
+            discriminators=DiscriminatorConfig.tiny(),
             data=CropConfig(batch_size=2, crop_seconds=0.2),
             valid=CropConfig(split="valid", batch_size=2, crop_seconds=0.2),
             steps=4,

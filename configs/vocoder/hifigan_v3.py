@@ -26,7 +26,7 @@ def get_config(size: Literal["published", "smoke"] = "published") -> VocoderConf
             name="hifigan-v3-smoke",
             audio=jaxclone_16k(),
             generator=HiFiGANConfig.mini(),
-            discriminators=DiscriminatorConfig.mini(),
+            discriminators=DiscriminatorConfig.tiny(),
             data=CropConfig(batch_size=2, crop_seconds=0.2),
             valid=CropConfig(split="valid", batch_size=2, crop_seconds=0.2),
             steps=4,

@@ -40,7 +40,11 @@ def get_config(size: Literal["published", "mini", "smoke"] = "published") -> Voc
         name=f"melgan-{size}" if small else "melgan",
         audio=jaxclone_16k() if small else melgan_22k(),
         generator=MelGANConfig.mini() if small else MelGANConfig.published(),
-        discriminators=MelGANDiscriminatorConfig.mini() if small else published,
+        discriminators={
+            "published": published,
+            "mini": MelGANDiscriminatorConfig.mini(),
+            "smoke": MelGANDiscriminatorConfig.tiny(),
+        }[size],
         gan_loss="hinge",
         # 10, and 4 / (strided layers + 1) / discriminators.
         feature_weight=10 * 4 / (4 + 1) / published.scales,

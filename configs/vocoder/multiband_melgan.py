@@ -49,9 +49,11 @@ def get_config(size: Literal["published", "mini", "smoke"] = "published") -> Voc
         name=f"multiband-melgan-{size}" if small else "multiband-melgan",
         audio=jaxclone_16k() if small else melgan_22k(),
         generator=MelGANConfig.mini_multiband() if small else MelGANConfig.multiband(),
-        discriminators=(
-            MelGANDiscriminatorConfig.mini() if small else MelGANDiscriminatorConfig.multiband()
-        ),
+        discriminators={
+            "published": MelGANDiscriminatorConfig.multiband(),
+            "mini": MelGANDiscriminatorConfig.mini(),
+            "smoke": MelGANDiscriminatorConfig.tiny(),
+        }[size],
         adversarial_weight=2.5,
         feature_weight=0.0,
         mel_weight=0.0,

@@ -47,7 +47,11 @@ def get_config(size: Literal["published", "mini", "smoke"] = "published") -> Voc
             "mini": VocosConfig.mini(),
             "smoke": VocosConfig.tiny(),
         }[size],
-        discriminators=DiscriminatorConfig.mini() if small else DiscriminatorConfig.published(),
+        discriminators={
+            "published": DiscriminatorConfig.published(),
+            "mini": DiscriminatorConfig.mini(),
+            "smoke": DiscriminatorConfig.tiny(),
+        }[size],
         gan_loss="hinge",
         feature_weight=1.0,
         generator_optim=optim,
