@@ -74,6 +74,15 @@ class AudioSpec:
         """Frames a second."""
         return self.sample_rate / self.hop_length
 
+    @property
+    def silence(self) -> float:
+        """The log-mel of digital silence.
+
+        >>> round(AudioSpec().silence, 3), round(AudioSpec(log="log10").silence, 3)
+        (-11.513, -5.0)
+        """
+        return (math.log if self.log == "ln" else math.log10)(self.floor)
+
     def n_frames(self, n_samples: int) -> int:
         """Frames of a signal of n_samples."""
         return n_samples // self.hop_length

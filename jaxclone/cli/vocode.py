@@ -158,11 +158,10 @@ def _read_mel(path: Path, audio: AudioSpec) -> Float[np.ndarray, "f m"]:
         )
     if not np.isfinite(mel).all():
         raise UserError(f"{path} holds values that are not finite")
-    silence = np.log(audio.floor) if audio.log == "ln" else np.log10(audio.floor)
-    if mel.min() < silence - _BELOW:
+    if mel.min() < audio.silence - _BELOW:
         raise UserError(
-            f"{path} goes down to {mel.min():.4g}, below the {silence:.4g} of silence: it is no "
-            f"{audio.log} of magnitudes of this AudioSpec"
+            f"{path} goes down to {mel.min():.4g}, below the {audio.silence:.4g} of silence: it is "
+            f"no {audio.log} of magnitudes of this AudioSpec"
         )
     loudest = np.log(_LOUDEST) if audio.log == "ln" else np.log10(_LOUDEST)
     if mel.max() > loudest:

@@ -121,7 +121,7 @@ class MelLoss:
     def speak(self, params: Tree, mel: Array, frames: Array) -> Array:
         """Waveforms of mels, zero after their ends."""
         # What follows an end is silence to a vocoder, which a mel of zeros is not.
-        silence = jnp.log(self.audio.floor)
-        mel = jnp.where(length_mask(frames, mel.shape[1])[..., None], mel, silence)
+        mask = length_mask(frames, mel.shape[1])[..., None]
+        mel = jnp.where(mask, mel, self.audio.silence)
         waveform = self.vocoder.apply({"params": params}, mel, frames)
         return waveform * length_mask(frames * self.audio.hop_length, waveform.shape[1])

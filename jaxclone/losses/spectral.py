@@ -6,15 +6,18 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Int
 
 from jaxclone.audio.spec import AudioSpec
-from jaxclone.audio.spectral import log_mel, magnitude
+from jaxclone.audio.spectral import log_mel, magnitude, window
 from jaxclone.types import Array, Metrics, length_mask
 
 # (n_fft, hop_length, win_length) of Parallel WaveGAN (Yamamoto et al. 2020, table 1).
 Resolution = tuple[int, int, int]
 RESOLUTIONS: tuple[Resolution, ...] = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
+# RMS of what the spectral convergence takes for silence: 60 dB below full scale.
+_QUIETEST = 1e-3
 
 
 def mel_l1(
@@ -89,8 +92,12 @@ def stft_distance(
         frames = None if length is None else jnp.asarray(length) // hop_length
         p, t = magnitude(predicted, spec, length), magnitude(truth, spec, length)
         difference, power = jnp.sum((t - p) ** 2, axis=-1), jnp.sum(t**2, axis=-1)
-        convergence = jnp.sqrt(_frame_mean(difference, frames) + 1e-12) / jnp.sqrt(
-            _frame_mean(power, frames) + 1e-12
+        # A ratio to silence would outweigh the whole batch: less than noise of this level counts as
+        # that, whose power is spread over all bins.
+        least = _QUIETEST**2 * float(np.sum(window(spec) ** 2)) * t.shape[-1]
+        convergence = jnp.sqrt(
+            (_frame_mean(difference, frames) + 1e-12)
+            / jnp.maximum(_frame_mean(power, frames), least)
         )
         logarithm = _frame_mean(jnp.mean(jnp.abs(jnp.log(t) - jnp.log(p)), axis=-1), frames)
         total += convergence + logarithm

@@ -173,4 +173,4 @@ def _speak(
     content = networks.content(params, waveform, frames * networks.audio.hop_length)
     mel = networks.decode(params, content, voice[None], f0, frames)
     mask = length_mask(frames, mel.shape[1])[..., None]
-    return jnp.where(mask, mel, jnp.log(networks.audio.floor))
+    return jnp.where(mask, mel, networks.audio.silence)

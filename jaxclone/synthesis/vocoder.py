@@ -15,6 +15,7 @@ from jaxclone.audio.spec import AudioSpec
 from jaxclone.models import hifigan
 from jaxclone.models.diffwave import DiffWaveConfig
 from jaxclone.models.hifigan import HiFiGANConfig
+from jaxclone.models.melgan import MelGANConfig
 from jaxclone.models.vocoder import AnyGeneratorConfig, context_frames, make_generator
 from jaxclone.nn.fast_conv import prepare
 from jaxclone.nn.weight_norm import fold
@@ -53,13 +54,14 @@ class Vocoder:
         """
         on_cpu = jax.default_backend() == "cpu"
         params = fold(params)
-        self._params = prepare(params) if on_cpu else params
+        fast = on_cpu and isinstance(config, HiFiGANConfig | MelGANConfig)
+        self._params = prepare(params) if fast else params
         self._config, self._audio = config, audio
         self._context = context_frames(config)
         self._piece, self._workers = _PIECE, 1
         if on_cpu and isinstance(config, HiFiGANConfig):
             self._piece = max(_STEP, _ACTIVATION // _widest(config) // _STEP * _STEP)
-            self._workers = len(os.sched_getaffinity(0))
+            self._workers = _cores()
 
     def __call__(self, log_mel: Float[np.ndarray, "f m"]) -> Float[np.ndarray, " t"]:
         """Speaks one mel.
@@ -73,9 +75,8 @@ class Vocoder:
         context, n_frames = self._context, len(log_mel)
         piece = self._piece_frames(n_frames)
         # Beyond its ends a recording is silent, which a mel of zeros is not.
-        floor = (np.log if self._audio.log == "ln" else np.log10)(self._audio.floor)
         ends = ((context, context + piece), (0, 0))
-        padded = np.pad(log_mel.astype(np.float32), ends, constant_values=floor)
+        padded = np.pad(log_mel.astype(np.float32), ends, constant_values=self._audio.silence)
 
         def speak(start: int) -> np.ndarray:
             part = padded[None, start : start + piece + 2 * context]
@@ -95,6 +96,13 @@ class Vocoder:
         pieces = -(-n_frames // self._piece)
         pieces = -(-pieces // self._workers) * self._workers
         return -(-n_frames // (pieces * _STEP)) * _STEP
+
+
+def _cores() -> int:
+    """Cores that this process may use; not every system tells which these are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _widest(config: HiFiGANConfig) -> int:

@@ -87,7 +87,7 @@ def converted_mel(networks: VoiceConversion, params: Tree, batch: Batch) -> Floa
         frames,
     )
     mask = length_mask(frames, mel.shape[1])[..., None]
-    return jax.lax.stop_gradient(jnp.where(mask, mel, jnp.log(networks.audio.floor)))
+    return jax.lax.stop_gradient(jnp.where(mask, mel, networks.audio.silence))
 
 
 def windows(

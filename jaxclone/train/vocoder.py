@@ -169,12 +169,15 @@ class VocoderConfig(RunConfig):
         return self.generator.bands if isinstance(self.generator, MelGANConfig) else 1
 
     def optimizer(
-        self, config: OptimConfig, updates: int
+        self, config: OptimConfig, steps: int, every: int
     ) -> tuple[optax.GradientTransformation, optim.Schedule]:
-        """The optimiser of so many updates, `decay_steps` of 0 being an epoch."""
+        """The optimiser of so many steps, `decay_steps` of 0 being an epoch.
+
+        Its schedule counts updates, of which there is one in `every` steps.
+        """
         if config.schedule == "exponential" and config.decay_steps == 0:
-            config = dataclasses.replace(config, decay_steps=self._epoch())
-        return optim.make_optimizer(config, max(1, updates))
+            config = dataclasses.replace(config, decay_steps=max(1, self._epoch() // every))
+        return optim.make_optimizer(config, max(1, steps // every))
 
     def _epoch(self) -> int:
         """Steps of an epoch."""
@@ -203,11 +206,12 @@ class _Networks:
             self.helpers |= dict(zip(("encoder", "speaker", "converter"), parts), adapter=None)
             self.conversion = VoiceConversion(config.audio, *parts, dtype)
         self.generator_tx, self.schedule = config.optimizer(
-            config.generator_optim, config.steps // config.generator_every
+            config.generator_optim, config.steps, config.generator_every
         )
         self.discriminator_tx, _ = config.optimizer(
             config.discriminator_optim,
-            (config.steps - config.adversarial_start) // config.discriminator_every,
+            config.steps - config.adversarial_start,
+            config.discriminator_every,
         )
 
     def init(self, key: jax.Array, pretrained: Mapping[str, Tree]) -> GanState:
@@ -258,10 +262,17 @@ class _Networks:
             )
             fake = fakes.swapaxes(0, 1).reshape(batch.waveform.shape)  # undoes `split`
 
+        # At every step, as in PyTorch: vectors that no iteration touched would divide by next to 0.
+        judges = state.discriminator.replace(
+            variables={
+                name: power_iteration(state.discriminator.params, value)
+                for name, value in state.discriminator.variables.items()
+            }
+        )
         discriminator, judge_metrics = self.update_if(
             adversarial & _due(state.step, config.discriminator_every),
             lambda model: self.update_discriminators(model, batch.waveform, fake),
-            state.discriminator,
+            judges,
         )
 
         def loss_fn(fake: Array, batch: Batch) -> tuple[Array, Metrics]:
@@ -310,13 +321,10 @@ class _Networks:
         self, model: ModelState, truth: Array, fake: Array
     ) -> tuple[ModelState, Metrics]:
         """One update on recordings and on what the generator made of them."""
-        variables = {
-            name: power_iteration(model.params, value) for name, value in model.variables.items()
-        }
 
         def loss_fn(params: Tree, pair: tuple[Array, Array]) -> tuple[Array, Metrics]:
             # Together, so that each kernel is used once.
-            judgements = self.judge(params, variables, jnp.concatenate(pair))
+            judgements = self.judge(params, model.variables, jnp.concatenate(pair))
             real, fake = zip(*(jnp.split(logits, 2) for logits, _ in judgements))
             return discriminator_loss(real, fake, self.config.gan_loss)
 
@@ -326,10 +334,7 @@ class _Networks:
         metrics = {
             name: metrics[name] for name in ("discriminator_loss", "logit_real", "logit_fake")
         }
-        return (
-            model.replace(variables=variables),
-            metrics | {f"discriminator_{name}": value for name, value in more.items()},
-        )
+        return model, metrics | {f"discriminator_{name}": value for name, value in more.items()}
 
     def loss(
         self,

@@ -75,3 +75,9 @@ def test_gradients_are_finite_at_silence(pair, distance):
     for predicted, target in [(silence, truth), (silence, silence)]:
         gradient = jax.grad(lambda x, t: distance(x, t, SPEC)[0])(jnp.asarray(predicted), target)
         assert np.isfinite(gradient).all()
+
+
+def test_a_silent_recording_does_not_drown_the_others(pair):
+    _, other = pair
+    silence = np.zeros_like(other)
+    assert float(multi_resolution_stft(0.1 * other, silence, SPEC)[0]) < 100

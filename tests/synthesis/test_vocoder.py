@@ -89,3 +89,10 @@ def test_long_mels_need_no_more_programs(monkeypatch: pytest.MonkeyPatch):
     for frames in (477, 960, 1437):
         speak(mels(frames))
     assert vocoder._speak._cache_size() == programs
+
+
+def test_dense_layers_of_a_scan_are_no_convolutions():
+    config = dataclasses.replace(CONFIGS["diffwave"], n_mels=16)  # twice the channels, 4 layers
+    mel = np.zeros((5, 16), np.float32)
+    params = jax.jit(make_generator(config).init)(jax.random.key(0), mel[None])["params"]
+    assert Vocoder(config, params, dataclasses.replace(SPEC, n_mels=16))(mel).shape == (100,)

@@ -24,6 +24,7 @@ from jaxclone.losses.adversarial import (
 )
 from jaxclone.losses.spectral import mel_l1
 from jaxclone.models.discriminators import (
+    ConvSpec,
     DiscriminatorConfig,
     Discriminators,
     MelGANDiscriminatorConfig,
@@ -285,6 +286,16 @@ def test_the_generator_may_be_updated_less_often(speech: np.ndarray):
     assert int(adam.count) == 2
 
 
+def test_spectral_norms_hold_before_the_discriminators_learn(speech: np.ndarray):
+    # Their vectors are random at first and not of the kernel: it would be divided by next to none.
+    layers = (ConvSpec(64, 15, 4), ConvSpec(64, 15, 4), ConvSpec(64, 15, 4))
+    judges = dataclasses.replace(CONFIG.discriminators, scale_layers=layers)
+    config = dataclasses.replace(CONFIG, discriminators=judges, discriminator_every=2)
+    _, metrics = jax.jit(config.task().step)(_start(config), _batch(speech))
+    assert float(metrics["discriminator_loss"]) == 0  # not due yet
+    assert float(metrics["adversarial_loss"]) < 100
+
+
 def test_the_rate_falls_by_the_epochs_of_the_data(tmp_path: Path, speech: np.ndarray):
     rows = []
     for number in range(7):
@@ -295,10 +306,12 @@ def test_the_rate_falls_by_the_epochs_of_the_data(tmp_path: Path, speech: np.nda
     build(rows, tmp_path / "corpus", audio, f0=False, workers=1)
     data = CropConfig(str(tmp_path / "corpus"), batch_size=2)
     config = VocoderConfig(audio=audio, generator=HiFiGANConfig.mini(), data=data)
-    _, schedule = config.optimizer(config.generator_optim, 100)
+    _, schedule = config.optimizer(config.generator_optim, 100, 1)
     rates = [float(schedule(step)) for step in (0, 2, 3, 6)]  # 7 recordings, 3 whole batches
     assert rates == pytest.approx([2e-4, 2e-4, 2e-4 * 0.999, 2e-4 * 0.999**2])
-    _, schedule = VocoderConfig().optimizer(config.generator_optim, 100)
+    _, schedule = config.optimizer(config.generator_optim, 100, 3)  # an update an epoch
+    assert float(schedule(1)) == pytest.approx(2e-4 * 0.999)
+    _, schedule = VocoderConfig().optimizer(config.generator_optim, 100, 1)
     assert float(schedule(808)) == pytest.approx(2e-4)
     assert float(schedule(809)) == pytest.approx(2e-4 * 0.999)
 
