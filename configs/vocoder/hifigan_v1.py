@@ -1,6 +1,7 @@
 """HiFi-GAN V1 as published (Kong et al. 2020; jik876/hifi-gan `config_v1.json`).
 
 The corpus must be built with the AudioSpec of `jaxclone.audio.spec.hifigan_22k`.
+Its recordings are of equal loudness; the published ones were scaled to a peak of 0.95.
 
 Command: jaxclone train vocoder/hifigan_v1 --data.corpus CORPUS --valid.corpus CORPUS
 Hardware: one GPU or TPU host; the `smoke` size runs on a CPU in a minute.

@@ -3,6 +3,7 @@
 A quarter of the channels of V1: 0.92 M parameters.
 
 The corpus must be built with the AudioSpec of `jaxclone.audio.spec.hifigan_22k`.
+Its recordings are of equal loudness; the published ones were scaled to a peak of 0.95.
 
 Command: jaxclone train vocoder/hifigan_v2 --data.corpus CORPUS --valid.corpus CORPUS
 Hardware: one GPU or TPU host; the `smoke` size runs on a CPU in a minute.

@@ -36,9 +36,15 @@ def get_config(size: Literal["published", "mini", "smoke"] = "published") -> Voc
         schedule="exponential",
         decay_rate=0.5,
         decay_steps=100_000,
+        final_fraction=0.5**6,
     )
     if small:
         optim = dataclasses.replace(optim, schedule="cosine")
+    judges = {
+        "published": MelGANDiscriminatorConfig.multiband(),
+        "mini": MelGANDiscriminatorConfig.mini(),
+        "smoke": MelGANDiscriminatorConfig.tiny(),
+    }[size]
     # 16384 samples: 64 frames.
     crop = {
         "published": CropConfig(batch_size=64, crop_seconds=16_384 / 22_050),
@@ -49,12 +55,8 @@ def get_config(size: Literal["published", "mini", "smoke"] = "published") -> Voc
         name=f"multiband-melgan-{size}" if small else "multiband-melgan",
         audio=jaxclone_16k() if small else melgan_22k(),
         generator=MelGANConfig.mini_multiband() if small else MelGANConfig.multiband(),
-        discriminators={
-            "published": MelGANDiscriminatorConfig.multiband(),
-            "mini": MelGANDiscriminatorConfig.mini(),
-            "smoke": MelGANDiscriminatorConfig.tiny(),
-        }[size],
-        adversarial_weight=2.5,
+        discriminators=judges,
+        adversarial_weight=2.5 / judges.scales,
         feature_weight=0.0,
         mel_weight=0.0,
         stft_weight=1.0,

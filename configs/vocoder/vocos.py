@@ -1,8 +1,9 @@
 """Vocos at its published size, 13.5 M parameters (Siuzdak 2023; gemelo-ai/vocos `vocos.yaml`).
 
 Apart from published: the discriminators are HiFi-GAN's (there by period and by STFT resolution),
-the generator starts from the pseudo-inverse of the mel, and the mel is the project's (HiFi-GAN's
-definition at 24 kHz). The corpus must be built with `jaxclone.audio.spec.jaxclone_24k`.
+together as heavy as those two; the generator starts from the pseudo-inverse of the mel, and the
+mel is the project's (HiFi-GAN's definition at 24 kHz). The corpus must be built with
+`jaxclone.audio.spec.jaxclone_24k`.
 
 Command: jaxclone train vocoder/vocos --data.corpus CORPUS --valid.corpus CORPUS
 Hardware: one GPU or TPU host; the `smoke` size runs on a CPU in a minute.
@@ -39,6 +40,13 @@ def get_config(size: Literal["published", "mini", "smoke"] = "published") -> Voc
         "mini": CropConfig(batch_size=8, crop_seconds=0.5),
         "smoke": CropConfig(batch_size=2, crop_seconds=0.2),
     }[size]
+    judges = {
+        "published": DiscriminatorConfig.published(),
+        "mini": DiscriminatorConfig.mini(),
+        "smoke": DiscriminatorConfig.tiny(),
+    }[size]
+    # The mean over the discriminators of the first kind, and a tenth of that of the second.
+    share = 1.1 / (len(judges.periods) + judges.scales)
     return VocoderConfig(
         name=f"vocos-{size}" if small else "vocos",
         audio=audio,
@@ -47,13 +55,10 @@ def get_config(size: Literal["published", "mini", "smoke"] = "published") -> Voc
             "mini": VocosConfig.mini(),
             "smoke": VocosConfig.tiny(),
         }[size],
-        discriminators={
-            "published": DiscriminatorConfig.published(),
-            "mini": DiscriminatorConfig.mini(),
-            "smoke": DiscriminatorConfig.tiny(),
-        }[size],
-        gan_loss="hinge",
-        feature_weight=1.0,
+        discriminators=judges,
+        gan_loss="clamped_hinge",
+        adversarial_weight=share,
+        feature_weight=share,
         generator_optim=optim,
         discriminator_optim=optim,
         data=crop,

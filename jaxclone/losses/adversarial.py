@@ -14,8 +14,9 @@ from jaxtyping import Float
 
 from jaxclone.types import Array, Metrics
 
-# What tells real from fake: squares (Mao et al. 2017), or hinges (Lim and Ye 2017).
-GanLoss = Literal["least_squares", "hinge"]
+# What tells real from fake: squares (Mao et al. 2017), or hinges (Lim and Ye 2017), in
+# "clamped_hinge" for the generator too.
+GanLoss = Literal["least_squares", "hinge", "clamped_hinge"]
 
 
 def discriminator_loss(
@@ -26,7 +27,7 @@ def discriminator_loss(
     Args:
         real: logits [b, ...] of each discriminator on recordings.
         fake: logits on generated waveforms.
-        kind: which of the two.
+        kind: squares or hinges.
 
     Returns:
         the sum over discriminators of mean((real - 1)^2) + mean(fake^2), or of
@@ -38,10 +39,10 @@ def discriminator_loss(
     >>> float(discriminator_loss([jnp.ones((1, 4))], [jnp.zeros((1, 4))], "hinge")[0])
     1.0
     """
-    if kind == "hinge":
-        loss = sum(jnp.mean(nn.relu(1 - r)) + jnp.mean(nn.relu(1 + f)) for r, f in zip(real, fake))
-    else:
+    if kind == "least_squares":
         loss = sum(jnp.mean((r - 1) ** 2) + jnp.mean(f**2) for r, f in zip(real, fake))
+    else:
+        loss = sum(jnp.mean(nn.relu(1 - r)) + jnp.mean(nn.relu(1 + f)) for r, f in zip(real, fake))
     return loss, {
         "discriminator_loss": loss,
         "logit_real": sum(jnp.mean(r) for r in real) / len(real),
@@ -53,19 +54,26 @@ def discriminator_loss(
 def generator_loss(
     fake: Sequence[Array], kind: GanLoss = "least_squares"
 ) -> tuple[Float[Array, ""], Metrics]:
-    """GAN loss of the generator (HiFi-GAN eq. 2; MelGAN eq. 2).
+    """GAN loss of the generator (HiFi-GAN eq. 2; MelGAN eq. 2; SoundStream eq. 2, as in Vocos).
 
     Args:
         fake: logits [b, ...] of each discriminator on generated waveforms.
-        kind: which of the two.
+        kind: which of the three.
 
     Returns:
-        the sum over discriminators of mean((fake - 1)^2), or of mean(-fake).
+        the sum over discriminators of mean((fake - 1)^2), of mean(-fake), or of
+        mean(max(0, 1 - fake)).
+
+    >>> float(generator_loss([jnp.array([[3.0, 0.0]])], "clamped_hinge")[0])
+    0.5
     """
-    if kind == "hinge":
-        loss = sum(jnp.mean(-f) for f in fake)
-    else:
-        loss = sum(jnp.mean((f - 1) ** 2) for f in fake)
+    match kind:
+        case "least_squares":
+            loss = sum(jnp.mean((f - 1) ** 2) for f in fake)
+        case "hinge":
+            loss = sum(jnp.mean(-f) for f in fake)
+        case "clamped_hinge":
+            loss = sum(jnp.mean(nn.relu(1 - f)) for f in fake)
     return loss, {"adversarial_loss": loss, "weight": _examples(fake[0])}
 
 

@@ -36,8 +36,8 @@ class OptimConfig:
         warmup_steps: the learning rate rises linearly over these.
         schedule: what follows the warm-up: "constant"; "linear" or "cosine" down to
             `final_fraction` at the last step; "exponential", times `decay_rate` every
-            `decay_steps`.
-        final_fraction: of `learning_rate`, where "linear" and "cosine" end.
+            `decay_steps`, until it has come down to `final_fraction`.
+        final_fraction: of `learning_rate`, below which it does not fall.
         decay_rate: factor of "exponential".
         decay_steps: steps between two decays of "exponential"; 0 for an epoch of the data, in the
             tasks that say so.
@@ -102,6 +102,7 @@ def make_schedule(config: OptimConfig, total_steps: int) -> Schedule:
                 factor = floor + (1 - floor) * 0.5 * (1 + jnp.cos(jnp.pi * done))
             case "exponential":
                 factor = config.decay_rate ** jnp.floor(after / config.decay_steps)
+                factor = jnp.maximum(factor, floor)
         return config.learning_rate * warm * factor
 
     return schedule

@@ -43,6 +43,8 @@ def test_hinges_leave_alone_what_is_beyond_them():
     assert float(discriminator_loss(real, fake, "hinge")[0]) == 0
     assert float(discriminator_loss(fake, real, "hinge")[0]) == pytest.approx(3 + 2.5)
     assert float(generator_loss(fake, "hinge")[0]) == pytest.approx(2)
+    # What already convinces is not urged on.
+    assert float(generator_loss(real, "clamped_hinge")[0]) == 0
 
 
 def test_feature_matching_weighs_every_layer_alike():

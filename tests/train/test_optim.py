@@ -37,6 +37,8 @@ def test_exponential_decays_in_stairs() -> None:
         learning_rate=1.0, schedule="exponential", decay_rate=0.5, decay_steps=10, warmup_steps=5
     )
     np.testing.assert_allclose(rates(config, [5, 14, 15, 24, 25]), [1, 1, 0.5, 0.5, 0.25])
+    config = dataclasses.replace(config, final_fraction=0.25)
+    np.testing.assert_allclose(rates(config, [15, 25, 35, 500]), [0.5, 0.25, 0.25, 0.25])
 
 
 def model_of(params: dict, config: OptimConfig) -> tuple[optax.GradientTransformation, ModelState]:
