@@ -12,6 +12,7 @@ from jaxclone.cli.options import choose
 VERBS = {
     "pairs": "score recordings that are there",
     "cloning": "clone the held-out voices of a corpus, score them, write a report",
+    "run": "show the curves and samples of a training run on one page",
     "probe": "tell phones from an encoder: what its pretraining was good for",
 }
 

@@ -21,13 +21,14 @@ from jaxclone.cli.options import parse
 from jaxclone.config import UsageError
 from jaxclone.evaluate.cloning import Pair, PairScores, evaluate_cloning, make_pairs
 from jaxclone.evaluate.report import ReportPair, write_report
+from jaxclone.evaluate.run_report import curves_of, read_run
 from jaxclone.evaluate.similarity import SpeakerVerifier
 from jaxclone.synthesis.cloner import Cloner
-from jaxclone.train.tracking import read_metrics
-from jaxclone.types import UserError
 
 # Conversions that the report lets one listen to.
 _HEARD = 6
+# What it shows of a run.
+_CURVES = ("loss", "mel_l1", "accuracy", "code_perplexity", "query_l1_before", "query_l1_after")
 _PACKAGES = (
     "jax",
     "flax",
@@ -120,18 +121,6 @@ def prepare(folder: Path, audio: AudioSpec, split: str, count: int) -> tuple[Cor
     return corpus, make_pairs(corpus, split, count)
 
 
-def read_run(run: Path) -> list[dict[str, Any]]:
-    """The metrics of a run folder, line by line.
-
-    Raises:
-        UserError: it has none.
-    """
-    lines = read_metrics(run)
-    if not (lines and (run / "config.json").is_file()):
-        raise UserError(f"{run} is not the folder of a run: it has no metrics")
-    return lines
-
-
 def table(scores: dict[str, Any]) -> list[str]:
     """The scores for people.
 
@@ -209,7 +198,7 @@ def _write(
         curves={
             f"{run}: {name}": points
             for run, lines in metrics.items()
-            for name, points in _curves(lines).items()
+            for name, points in curves_of(lines, _CURVES).items()
         },
         config="\n\n".join(
             f"{run.name}\n{(run / 'config.json').read_text('utf-8')}" for run in options.runs
@@ -219,14 +208,3 @@ def _write(
             f"on {options.reference_seconds:g} s of recording."
         ),
     )
-
-
-def _curves(lines: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
-    """What a run's report shows: its losses, by the name they are logged under."""
-    shown = ("loss", "mel_l1", "accuracy", "code_perplexity", "query_l1_before", "query_l1_after")
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for line in lines:
-        for name in shown:
-            if name in line:
-                curves.setdefault(name, []).append((line["step"], line[name]))
-    return curves

@@ -7,8 +7,9 @@ else, so that it can be opened years later or sent to somebody.
 from __future__ import annotations
 
 import base64
+import math
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -58,6 +59,20 @@ def table(
 def data_url(kind: str, data: bytes) -> str:
     """A file as an address that contains it."""
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def charts(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
+    """A line chart of each curve, by name: (step, value) pairs, of which the finite are drawn."""
+    figures = []
+    for name, points in curves.items():
+        finite = [(step, value) for step, value in points if math.isfinite(value)]
+        if len(finite) > 1:
+            last = f"{finite[-1][1]:.3g} after {finite[-1][0]} steps"
+            figures.append(
+                f"<figure><figcaption>{escape(name)} <small>{last}</small></figcaption>"
+                f"{line_chart(name, np.array(finite, np.float64))}</figure>"
+            )
+    return f"<div class=charts>{''.join(figures)}</div>" if figures else ""
 
 
 def line_chart(name: str, points: Float[np.ndarray, "n 2"]) -> str:

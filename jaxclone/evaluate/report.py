@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.audio.spectral import log_mel
-from jaxclone.evaluate.page import data_url, line_chart, page, table
+from jaxclone.evaluate.page import charts, data_url, page, table
 from jaxclone.types import UserError
 
 
@@ -193,7 +193,7 @@ def write_report(
         ("Scores", _tiles(scores) + _score_table(scores)),
         ("Steps of adaptation", _adaptation_table(adaptation) if adaptation else ""),
         ("Listen", _LEGEND + "".join(_pair(pair, audio) for pair in pairs) if pairs else ""),
-        ("Training", _charts(curves)),
+        ("Training", charts(curves)),
         ("Time", _bars(scores.get("seconds_by_stage") or {})),
         ("Made with", _facts(scores)),
         (
@@ -345,22 +345,6 @@ def _png(mel: Float[np.ndarray, "n_mels frames"], loudest: float, audio: AudioSp
     buffer = io.BytesIO()
     imsave(buffer, mel, vmin=loudest - 70 * decibel, vmax=loudest, cmap="magma", format="png")
     return buffer.getvalue()
-
-
-# Training.
-
-
-def _charts(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
-    figures = []
-    for name, points in curves.items():
-        finite = [(step, value) for step, value in points if math.isfinite(value)]
-        if len(finite) > 1:
-            last = f"{finite[-1][1]:.3g} after {finite[-1][0]} steps"
-            figures.append(
-                f"<figure><figcaption>{escape(name)} <small>{last}</small></figcaption>"
-                f"{line_chart(name, np.array(finite, np.float64))}</figure>"
-            )
-    return f"<div class=charts>{''.join(figures)}</div>" if figures else ""
 
 
 # How it was made.
