@@ -8,9 +8,9 @@ tenth; the Gumbel temperature falls within the run.
 
 Command: jaxclone train pretrain/wav2vec2_mini --data.corpus CORPUS --valid.corpus CORPUS
 Hardware: 2 CPU cores, 3 GB.
-Time: 20 minutes.
-Score: probes tell 41 % of the phones of unheard voices after half of its steps (MFCC 36 %,
-untrained 37 %; BENCHMARKS.md).
+Time: 37 minutes on one core, now and then two.
+Score: probes tell 40.4 % of the phones of unheard voices (MFCC 36.4 %, untrained 36.7 %;
+BENCHMARKS.md).
 """
 
 import dataclasses
