@@ -29,16 +29,17 @@ RATE, NEGATIVES = 16_000, 100
 
 
 def jaxclone(waveform: np.ndarray) -> Timed:
+    from jaxclone.cli.memory import keep_freed_memory
+
+    keep_freed_memory()
     import jax
 
     from jaxclone import config as configs
-    from jaxclone.cli.memory import keep_freed_memory
     from jaxclone.models.wav2vec2 import Wav2Vec2Encoder, Wav2Vec2PretrainingConfig
     from jaxclone.sharding.mesh import MeshConfig, activate, make_mesh
     from jaxclone.train.program import Program
     from jaxclone.types import Batch
 
-    keep_freed_memory()
     config = configs.load("pretrain/wav2vec2_base")
     sizes = Wav2Vec2PretrainingConfig.base()
     encoder = dataclasses.replace(sizes.encoder, layer_drop=0.0)
