@@ -86,7 +86,7 @@ def test_the_same_sound_and_the_same_files_again(tmp_path, weight_norm):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_weights_of_another_precision(tmp_path, dtype):
-    generator, _ = save(tmp_path / "m", judges=False)
+    (generator,) = save(tmp_path / "m", judges=False)
     torch.save(generator.to(dtype).state_dict(), tmp_path / "m" / "netG.pt")
     params = melgan.read(tmp_path / "m").bundle.models["vocoder"]
     want = load(tmp_path / "m" / "netG.pt")["model.1.bias"].float().numpy()
