@@ -26,6 +26,8 @@ from jaxclone.types import Batch, Episode, UserError, require_positive
 
 # Splits up to this many bytes of 16-bit samples are decoded once and kept.
 _CACHE_BYTES = 1 << 29
+# Beyond these, memory or processes run out before anything is said: they are slips of the hand.
+_MOST_SECONDS, _MOST, _MOST_AHEAD = 3600, 1_000_000, 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +64,10 @@ class CropConfig:
     prefetch: int = 8
 
     def __post_init__(self) -> None:
-        require_positive(self, "batch_size", "crop_seconds", "buckets")
-        require_positive(self, "reference_seconds", "workers", "prefetch", or_zero=True)
+        require_positive(self, "crop_seconds", "buckets", most=_MOST_SECONDS)
+        require_positive(self, "reference_seconds", or_zero=True, most=_MOST_SECONDS)
+        require_positive(self, "batch_size", most=_MOST)
+        require_positive(self, "workers", "prefetch", or_zero=True, most=_MOST_AHEAD)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +97,9 @@ class EpisodeConfig:
     prefetch: int = 8
 
     def __post_init__(self) -> None:
-        require_positive(self, "batch_size", "support", "query", "crop_seconds")
-        require_positive(self, "workers", "prefetch", or_zero=True)
+        require_positive(self, "crop_seconds", most=_MOST_SECONDS)
+        require_positive(self, "batch_size", "support", "query", most=_MOST)
+        require_positive(self, "workers", "prefetch", or_zero=True, most=_MOST_AHEAD)
 
 
 def batch_shapes(data: CropConfig | EpisodeConfig, spec: AudioSpec) -> Batch | Episode:

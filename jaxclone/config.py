@@ -150,7 +150,7 @@ def _find(name: str) -> tuple[Path, str]:
 def override(
     config: T, args: Sequence[str], prog: str = "config", description: str | None = None
 ) -> T:
-    """`config` with dotted fields replaced, as in `["--data.batch_size", "8"]`.
+    """`config` with dotted fields replaced, as in `["--data.batch-size", "8"]`.
 
     Each value is parsed by the type of its field. A field that may hold one of several dataclasses
     keeps the one that `config` holds.

@@ -27,13 +27,16 @@ class UserError(ValueError):
     """A mistake of the user's, told in one line; the command line prints it and exits with 1."""
 
 
-def require_positive(config: Any, *names: str, or_zero: bool = False) -> None:
+def require_positive(
+    config: Any, *names: str, or_zero: bool = False, most: int | None = None
+) -> None:
     """Raises a UserError when a field of a configuration is no finite number above zero.
 
     Args:
         config: a dataclass, in its `__post_init__`.
         names: its fields; each item counts of one that holds several, None is left to pass.
         or_zero: zero will do too.
+        most: the largest number that makes sense; None for no such bound.
 
     >>> from types import SimpleNamespace
     >>> require_positive(SimpleNamespace(seconds=0.0), "seconds", or_zero=True)
@@ -44,9 +47,17 @@ def require_positive(config: Any, *names: str, or_zero: bool = False) -> None:
     for name in names:
         value = getattr(config, name)
         for number in value if isinstance(value, tuple) else (value,):
-            if number is None or 0 < number < math.inf or (or_zero and number == 0):
+            if number is None:
                 continue
-            raise UserError(f"{name} must be {'0 or more' if or_zero else 'above 0'}, got {number}")
+            if abs(number) == math.inf or number != number:
+                wanted = "finite"
+            elif number < 0 or (number == 0 and not or_zero):
+                wanted = "0 or more" if or_zero else "above 0"
+            elif most is not None and number > most:
+                wanted = f"{most} or less"
+            else:
+                continue
+            raise UserError(f"{name} must be {wanted}, got {number}")
 
 
 class Batch(struct.PyTreeNode):

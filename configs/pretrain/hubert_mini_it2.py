@@ -2,7 +2,7 @@
 
 Command: jaxclone train pretrain/hubert_mini_it2 --data.corpus CORPUS --valid.corpus CORPUS
     (after pretrain/hubert_mini_it1; a bundle that is not in runs/hubert-mini-it1 is named with
-    --targets.bundle and --init_from)
+    --targets.bundle and --init-from)
 Hardware: 2 CPU cores, 3 GB.
 Time: 20 minutes, of which 1 for the units.
 Score: probes tell 47 % of the phones of unheard voices (BENCHMARKS.md).

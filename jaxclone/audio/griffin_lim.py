@@ -6,7 +6,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Key
+from jaxtyping import Float, Int, Key
 
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.audio.spectral import istft, mel_to_magnitude, stft
@@ -20,6 +20,7 @@ def griffin_lim(
     key: Key[Array, ""],
     iterations: int = 32,
     momentum: float = 0.99,
+    length: Int[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch t"]:
     """Waveform of a log-mel spectrogram.
 
@@ -29,11 +30,13 @@ def griffin_lim(
         key: of the first phases, which are random.
         iterations: projections.
         momentum: see `griffin_lim_of`.
+        length: true frames of each, see `griffin_lim_of`.
 
     Returns:
         f32, frames * hop_length samples.
     """
-    return griffin_lim_of(mel_to_magnitude(log_mel, spec), spec, key, iterations, momentum)
+    magnitude = mel_to_magnitude(log_mel, spec)
+    return griffin_lim_of(magnitude, spec, key, iterations, momentum, length)
 
 
 def griffin_lim_of(
@@ -42,26 +45,36 @@ def griffin_lim_of(
     key: Key[Array, ""],
     iterations: int = 32,
     momentum: float = 0.99,
+    length: Int[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch t"]:
     """Waveform of a magnitude spectrogram, by fast Griffin-Lim (Perraudin et al. 2013, §3).
 
     Args:
         magnitude: of `stft(waveform, spec)`.
         spec: its AudioSpec.
-        key: of the first phases, which are random.
+        key: of the first phases, which are random; every example begins with the same ones.
         iterations: projections onto the spectrograms of waveforms.
         momentum: how far a step goes on in the direction of the last; 0 is Griffin & Lim 1984.
+        length: true frames of each. When given, each waveform is that of its spectrogram alone,
+            and 0 after its end.
     """
-    phase = jax.random.uniform(key, magnitude.shape, maxval=2 * jnp.pi)
-    angles = jnp.exp(1j * phase)
+    samples = None if length is None else length * spec.hop_length
+    angles = jnp.exp(1j * _first_phases(key, *magnitude.shape[-2:]))
     mix = momentum / (1 + momentum)
 
     def project(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         angles, previous = carry
-        rebuilt = stft(istft(magnitude * angles, spec), spec)
+        rebuilt = stft(istft(magnitude * angles, spec, length), spec, samples)
         angles = rebuilt - mix * previous
         return angles / jnp.maximum(jnp.abs(angles), 1e-16), rebuilt
 
+    angles = jnp.broadcast_to(angles, magnitude.shape)
     start = (angles, jnp.zeros_like(angles))
     angles, _ = jax.lax.fori_loop(0, iterations, project, start)
-    return istft(magnitude * angles, spec)
+    return istft(magnitude * angles, spec, length)
+
+
+def _first_phases(key: Key[Array, ""], frames: int, bins: int) -> Float[Array, "{frames} {bins}"]:
+    """Angles in [0, 2 pi), those of a frame a function of the key and of its number alone."""
+    keys = jax.vmap(lambda frame: jax.random.fold_in(key, frame))(jnp.arange(frames))
+    return jax.vmap(lambda key: jax.random.uniform(key, (bins,), maxval=2 * jnp.pi))(keys)

@@ -77,13 +77,8 @@ def frame(
         UserError: the waveforms are too short to be reflected, or shorter than one hop.
     """
     n_samples = waveform.shape[-1]
+    require_length(n_samples, spec)
     pad, hop = _pad(spec), spec.hop_length
-    shortest = max(pad + 1, hop)
-    if n_samples < shortest:
-        raise UserError(
-            f"{n_samples} samples are too short for a spectrogram: at least {shortest} are needed "
-            f"({1000 * shortest / spec.sample_rate:.0f} ms at {spec.sample_rate} Hz)"
-        )
     if length is None:
         widths = [(0, 0)] * (waveform.ndim - 1) + [(pad, pad)]
         padded = jnp.pad(waveform, widths, mode="reflect")
@@ -91,6 +86,16 @@ def frame(
         padded = _reflect_at(waveform, length, pad)
 
     return overlapping(padded, spec.n_fft, hop, spec.n_frames(n_samples))
+
+
+def require_length(n_samples: int, spec: AudioSpec) -> None:
+    """Raises a UserError unless so many samples can be reflected, and are a hop or more."""
+    shortest = max(_pad(spec) + 1, spec.hop_length)
+    if n_samples < shortest:
+        raise UserError(
+            f"{n_samples} samples are too short for a spectrogram: at least {shortest} are needed "
+            f"({1000 * shortest / spec.sample_rate:.0f} ms at {spec.sample_rate} Hz)"
+        )
 
 
 def overlapping(

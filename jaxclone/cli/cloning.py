@@ -66,10 +66,11 @@ def prepare(out: Path, *suffixes: str) -> None:
     """Makes the folder of a result, so that a bad place is known before the work.
 
     Raises:
-        UserError: the folder cannot be made, or the file's suffix is none of those allowed.
+        UsageError: the file's suffix is none of those allowed.
+        UserError: the folder cannot be made.
     """
     if out.suffix.lower() not in suffixes:
-        raise UserError(f"{out} must end in {' or '.join(suffixes)}")
+        raise UsageError(f"{out} must end in {' or '.join(suffixes)}")
     make_folder(out.parent)
 
 

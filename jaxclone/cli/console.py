@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import Callable, Iterator
 
@@ -25,5 +26,36 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def say(line: str) -> None:
-    """Prints a line for people."""
+    """Prints a line for people, above a progress bar if there is one."""
     tqdm.write(line, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def saying(level: int) -> Iterator[None]:
+    """Within it, what our packages log is said, and left to no other handler.
+
+    Args:
+        level: the least that is said, `logging.WARNING`.
+    """
+    loggers = [logging.getLogger(name) for name in ("jaxclone", "data_pipelines")]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    handler = _Sayer()
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, (old_level, propagate) in zip(loggers, before):
+            logger.removeHandler(handler)
+            logger.setLevel(old_level)
+            logger.propagate = propagate
+
+
+class _Sayer(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            say(f"{record.levelname.lower()}: {record.getMessage()}")
+        except (OSError, RuntimeError, ValueError):  # a closed or busy standard error
+            self.handleError(record)

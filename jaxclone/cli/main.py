@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import logging
 import math
 import os
 import sys
@@ -37,7 +38,8 @@ DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code.
 
-    0 is done, 1 failed for a reason told in one line, 2 a command line that is not understood.
+    0 is done, 1 failed for a reason told in one line, 2 a command line that is wrong by itself:
+    not understood, or with a value that no files and no machine would make right.
     What the verb returns goes to standard output, everything else to standard error.
     """
     args = list(sys.argv[1:] if argv is None else argv)
@@ -69,7 +71,10 @@ def _run(args: list[str], verbose: bool) -> dict[str, Any] | None:
         keep_freed_memory()
         if not verbose:
             _hush()
-        return importlib.import_module(f"jaxclone.cli.{verb}").main(rest)
+        from jaxclone.cli.console import saying
+
+        with saying(logging.INFO if verbose else logging.WARNING):
+            return importlib.import_module(f"jaxclone.cli.{verb}").main(rest)
     except SystemExit as stop:
         if stop.code:
             raise
@@ -87,8 +92,10 @@ def _show(result: dict[str, Any] | None, as_json: bool) -> None:
 
 def _set_logging(verbose: bool) -> None:
     """What third parties log is shown on request only; what went wrong they also raise."""
-    import logging
-
+    if not verbose:
+        # XLA's errors too, which JAX raises: the alarm about a slow compilation is one of them, and
+        # has no switch of its own. It is read when JAX is imported.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import absl.logging
 
     absl.logging.set_verbosity(absl.logging.INFO if verbose else absl.logging.FATAL)

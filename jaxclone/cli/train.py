@@ -81,22 +81,22 @@ def pretrained_models(config: RunConfig, task: Task) -> dict[str, Tree]:
         if needed:
             raise UserError(
                 f"{config.name} uses a trained {', '.join(needed)}: name bundles that hold them "
-                "with --init_from"
+                "with --init-from"
             )
         return {}
     bundle = load_bundle(*config.init_from)
     where = " + ".join(config.init_from)
-    config.audio.require(bundle.audio, f"init_from {where}")
+    config.audio.require(bundle.audio, f"--init-from {where}")
     wanted = {**task.helpers, **task.companions, **task.model_configs}
     shared = [name for name in wanted if name in bundle.models]
     if not shared:
         raise UserError(
-            f"init_from {where} holds {', '.join(bundle.models)}, and none of the models of this "
+            f"--init-from {where} holds {', '.join(bundle.models)}, and none of the models of this "
             f"run: {', '.join(wanted)}"
         )
     if missing := [name for name in needed if name not in shared]:
         raise UserError(
-            f"init_from {where} lacks the {', '.join(missing)} that {config.name} uses: name "
+            f"--init-from {where} lacks the {', '.join(missing)} that {config.name} uses: name "
             "another bundle beside it"
         )
     for name in shared:
@@ -105,7 +105,7 @@ def pretrained_models(config: RunConfig, task: Task) -> dict[str, Tree]:
         fields = configs.difference(wanted[name], bundle.configs[name])
         if fields:
             raise UserError(
-                f"init_from {where}: its {name} is another model than this config's: "
+                f"--init-from {where}: its {name} is another model than this config's: "
                 f"{', '.join(fields)} differ"
             )
     return {name: bundle.models[name] for name in shared}

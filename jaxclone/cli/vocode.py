@@ -20,7 +20,7 @@ from jaxclone.audio import io
 from jaxclone.audio import spec as specs
 from jaxclone.audio.griffin_lim import griffin_lim
 from jaxclone.audio.spec import AudioSpec
-from jaxclone.audio.spectral import log_mel
+from jaxclone.audio.spectral import log_mel, require_length
 from jaxclone.cli.cloning import prepare, read_source
 from jaxclone.cli.options import parse
 from jaxclone.config import UsageError, did_you_mean
@@ -163,6 +163,10 @@ def _read_mel(path: Path, audio: AudioSpec) -> Float[np.ndarray, "f m"]:
             f"{path} goes down to {mel.min():.4g}, below the {audio.silence:.4g} of silence: it is "
             f"no {audio.log} of magnitudes of this AudioSpec"
         )
+    try:
+        require_length(len(mel) * audio.hop_length, audio)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     loudest = np.log(_LOUDEST) if audio.log == "ln" else np.log10(_LOUDEST)
     if mel.max() > loudest:
         raise UserError(f"{path} reaches {mel.max():.4g}, which is no {audio.log} of a magnitude")

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from jaxclone.config import did_you_mean
+from jaxclone.config import UsageError, did_you_mean
 from jaxclone.sharding.chips import CHIPS, Chip
 from jaxclone.types import UserError
 
@@ -64,19 +64,19 @@ class Topology:
         """Reads `v5e:4x4`, `v5p:4x4x4`, `7x:2x2x1`, `h100:8`, `h100:2x8` (hosts first) or `cpu:2`.
 
         Raises:
-            UserError: no such kind, or no such shape.
+            UsageError: no such kind, or no such shape.
         """
         kind, _, shape = text.lower().removeprefix("tpu").partition(":")
         compiled = [name for name, chip in CHIPS.items() if chip.platform == "tpu"]
         kinds = (*compiled, *_TARGETS, "cpu")
         if kind not in kinds:
-            raise UserError(f"no topology of kind {kind!r}{did_you_mean(kind, kinds)}")
+            raise UsageError(f"no topology of kind {kind!r}{did_you_mean(kind, kinds)}")
         if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){0,2}", shape):
-            raise UserError(
+            raise UsageError(
                 f"the topology {text!r} has no shape: write it as v5e:4x4, v5p:4x4x4 or h100:8"
             )
         if slices < 1 or (slices > 1 and (kind not in CHIPS or CHIPS[kind].platform != "tpu")):
-            raise UserError(f"--slices {slices}: slices, at least one, are of TPUs")
+            raise UsageError(f"--slices {slices}: slices, at least one, are of TPUs")
         return cls(kind, tuple(map(int, shape.split("x"))), slices)
 
     @property

@@ -100,7 +100,7 @@ def _read_bin(path: Path) -> dict[str, np.ndarray]:
 
 
 def as_arrays(tensors: Any, path: Path) -> dict[str, np.ndarray]:
-    """A PyTorch state dict as numpy arrays.
+    """A PyTorch state dict as numpy arrays, with floating-point numbers of any kind as f32.
 
     Raises:
         UserError: it is none, or holds numbers that numpy has not, or that are not finite.
@@ -110,8 +110,10 @@ def as_arrays(tensors: Any, path: Path) -> dict[str, np.ndarray]:
     arrays = {}
     for name, tensor in tensors.items():
         try:
-            arrays[str(name)] = array = tensor.detach().numpy()
-        except (TypeError, RuntimeError) as error:  # bfloat16, sparse
+            tensor = tensor.detach()
+            array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+            arrays[str(name)] = array
+        except (TypeError, RuntimeError) as error:  # sparse
             raise UserError(f"{path}: {name} cannot be read: {error}") from None
         if not np.isfinite(array).all():
             raise UserError(f"{path}: {name} holds values that are not finite")

@@ -29,7 +29,13 @@ _GENERATOR, _JUDGES = "netG.pt", "netD.pt"
 
 
 def generator_table(config: MelGANConfig) -> names.Table:
-    """The names of a generator: an upsampling is an activation, a convolution and its blocks."""
+    """The names of a generator: an upsampling is an activation, a convolution and its blocks.
+
+    Raises:
+        UserError: an upsampling is not the same there, where an odd one starts a sample later.
+    """
+    if any(rate % 2 for rate in config.rates):
+        raise UserError(f"this format is of even rates, not of {config.rates}")
     rows = [*weight_norm("vocoder/first", "generator.model.1", older=True)]
     place = 2
     for i in range(len(config.rates)):
@@ -147,7 +153,7 @@ def write(bundle: Bundle, folder: Path) -> None:
 
     Raises:
         UserError: the bundle has no such vocoder, its mels are not those of this layout, PyTorch is
-            missing, or the folder cannot be written.
+            missing, a rate is odd, or the folder cannot be written.
     """
     config = vocoder_of(bundle, MelGANConfig)
     if config.bands != 1:
@@ -160,12 +166,13 @@ def write(bundle: Bundle, folder: Path) -> None:
         n_mels=audio.n_mels,
     )
     said.require(audio, "a vocoder for this layout")
+    table = generator_table(config)
     origin = bundle.origins.get("vocoder", {})
     plain = origin.get("format") == "melgan" and not origin.get("weight_norm", True)
     params = bundle.models["vocoder"]
     vocoder = {"vocoder": fold(params) if plain else params}
     with new_folder(folder) as new:
-        _write(new / _GENERATOR, names.to_theirs(vocoder, generator_table(config)))
+        _write(new / _GENERATOR, names.to_theirs(vocoder, table))
         if "discriminators" in bundle.models:
             judges = {"discriminators": bundle.models["discriminators"]}
             table = discriminator_table(bundle.configs["discriminators"])

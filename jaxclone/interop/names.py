@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxclone.tree import flatten
@@ -144,8 +145,8 @@ def to_ours(tensors: Mapping[str, np.ndarray], shapes: Tree, table: Table, what:
         f32 arrays in the structure of `shapes`.
 
     Raises:
-        UserError: a tensor is missing, of another shape or kind of number, or has no place here;
-            it is named.
+        UserError: a tensor is missing, of another shape, not of floating-point numbers, or has no
+            place here; it is named.
     """
     left = dict(tensors)
 
@@ -159,9 +160,13 @@ def to_ours(tensors: Mapping[str, np.ndarray], shapes: Tree, table: Table, what:
                 f"{what}: {name} has the shape {list(array.shape)}, the configuration asks for "
                 f"{list(wanted)}"
             )
-        if array.dtype not in (np.float16, np.float32):
-            raise UserError(f"{what}: {name} holds {array.dtype}, not float32 or float16")
-        return layout.to_ours(array, shape).astype(np.float32)
+        if not jnp.issubdtype(array.dtype, jnp.floating):  # knows bfloat16, which numpy does not
+            raise UserError(f"{what}: {name} holds {array.dtype}, no floating-point numbers")
+        with np.errstate(over="ignore"):
+            found = layout.to_ours(array, shape).astype(np.float32)
+        if not np.isfinite(found).all():
+            raise UserError(f"{what}: {name} holds values beyond those of float32")
+        return found
 
     tree: dict[str, Tree] = {}
     for path, leaf in flatten(shapes).items():

@@ -162,7 +162,7 @@ class Generator(nn.Module):
 
     Attributes:
         config: sizes.
-        dtype: of the computation; the waveform is f32.
+        dtype: of the computation; the last layer and the waveform are f32.
         context: frames at either end that are not spoken, but heard by those that are: 0, or
             `context_frames` and more. Each layer drops what nothing after it depends on.
     """
@@ -223,9 +223,9 @@ class Generator(nn.Module):
             x = trimmed(x, margins[i] * factor, margins[i + 1])
             x = nn.with_logical_constraint(x, ("batch", "time", "channels_out"))
         x = masked(nn.leaky_relu(x, _LAST_SLOPE), rate)
-        x = WeightNormConv(1, _EDGE_KERNEL, dtype=self.dtype, name="last")(x)
+        x = WeightNormConv(1, _EDGE_KERNEL, name="last")(x)  # f32: 8 bits are heard as noise
         x = trimmed(masked(x, rate), margins[-1], 0)
-        return jnp.tanh(x[..., 0].astype(jnp.float32))
+        return jnp.tanh(x[..., 0])
 
 
 class Normalize(nn.Module):

@@ -126,7 +126,7 @@ class MelGAN(nn.Module):
 
     Attributes:
         config: sizes.
-        dtype: of the computation; the waveform is f32.
+        dtype: of the computation; the last layer and the waveform are f32.
     """
 
     config: MelGANConfig
@@ -153,7 +153,9 @@ class MelGAN(nn.Module):
 
         rate = 1
         x = reflect(log_mel, (_EDGE_KERNEL - 1) // 2, length)
-        x = self._conv(config.channels, _EDGE_KERNEL, "first")(x)
+        x = WeightNormConv(
+            config.channels, _EDGE_KERNEL, padding=(0, 0), dtype=self.dtype, name="first"
+        )(x)
         for i, factor in enumerate(config.rates):
             channels = config.channels // 2 ** (i + 1)
             # Upsampling knows no reflection: beyond its end a signal is zero.
@@ -166,14 +168,12 @@ class MelGAN(nn.Module):
                 x = ResidualBlock(3**j, self.dtype, name=f"block_{i}_{j}")(x, ends(rate))
             x = nn.with_logical_constraint(x, ("batch", "time", "channels_out"))
         x = reflect(nn.leaky_relu(x, _SLOPE), (_EDGE_KERNEL - 1) // 2, ends(rate))
-        x = self._conv(config.bands, _EDGE_KERNEL, "last")(x)
-        x = _masked(jnp.tanh(x.astype(jnp.float32)), ends(rate))
+        # In f32: a waveform of 8 bits is heard as noise.
+        x = WeightNormConv(config.bands, _EDGE_KERNEL, padding=(0, 0), name="last")(x)
+        x = _masked(jnp.tanh(x), ends(rate))
         if config.bands == 1:
             return x[..., 0]
         return _masked(pqmf.join_bands(x)[..., None], ends(rate * config.bands))[..., 0]
-
-    def _conv(self, features: int, kernel: int, name: str) -> WeightNormConv:
-        return WeightNormConv(features, kernel, padding=(0, 0), dtype=self.dtype, name=name)
 
 
 class ResidualBlock(nn.Module):

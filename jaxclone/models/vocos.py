@@ -21,7 +21,8 @@ from jaxclone.nn.layers import dense
 from jaxclone.nn.norm import layer_norm
 from jaxclone.types import Array, length_mask
 
-# Magnitudes stay below e to this, whatever an untrained model makes of its input.
+# Magnitudes stay below e to this, whatever an untrained model makes of its input. The spectrum is
+# predicted in the natural logarithm, whatever that of the mels is.
 _LOUDEST = 6.0
 
 
@@ -77,7 +78,7 @@ class Vocos(nn.Module):
 
     Attributes:
         config: sizes.
-        dtype: of the computation; the spectrum and the waveform are f32 and complex64.
+        dtype: of the computation; the layers that make the spectrum, and the waveform, are f32.
     """
 
     config: VocosConfig
@@ -121,8 +122,9 @@ class Vocos(nn.Module):
             x = nn.with_logical_constraint(x, ("batch", "time", "embed"))
         x = layer_norm("embed", self.dtype, "last_norm")(x)
         n_bins = audio.n_fft // 2 + 1
+        # In f32: a spectrum, let alone a phase, of 8 bits is heard as noise.
         correction, phase = (
-            dense(n_bins, ("embed", "channels_out"), self.dtype, name)(x).astype(jnp.float32)
+            dense(n_bins, ("embed", "channels_out"), jnp.float32, name)(x)
             for name in ("magnitude", "phase")
         )
         magnitude = jnp.exp(jnp.minimum(_first_guess(log_mel, audio) + correction, _LOUDEST))
@@ -166,7 +168,9 @@ class _Block(nn.Module):
 def _first_guess(log_mel: Array, audio: AudioSpec) -> Array:
     """Log magnitude of the spectrum, by the pseudo-inverse of the filterbank: [b, f, bins]."""
     mel = jnp.exp(log_mel.astype(jnp.float32) * (1.0 if audio.log == "ln" else np.log(10.0)))
-    return jnp.log(jnp.maximum(mel @ _inverse_filterbank(audio), 10 * audio.floor))
+    # The pseudo-inverse takes differences of large numbers, of which fewer bits leave noise.
+    guess = jnp.matmul(mel, _inverse_filterbank(audio), precision="highest")
+    return jnp.log(jnp.maximum(guess, 10 * audio.floor))
 
 
 @functools.cache

@@ -164,7 +164,8 @@ def showcase_conversion(networks: VoiceConversion, params: Tree, batch: Batch) -
     content = networks.content(params, source.waveform, source.length)
     f0 = pitch.move(source.f0[0], *pitch.log_f0_stats(target.f0[0]))[None]
     converted = networks.decode(params, content, voice, f0, frames)
-    spoken = griffin_lim(converted, networks.audio, rng.stream(rng.root(0), "showcase"))
+    key = rng.stream(rng.root(0), "showcase")
+    spoken = griffin_lim(converted, networks.audio, key, length=frames)
     return {
         "source": Media("audio", source.waveform[0]),
         "target": Media("audio", target.reference[0]),

@@ -142,7 +142,7 @@ def fit(
 
 
 def check_batches(config: RunConfig, mesh: Mesh) -> None:
-    """Raises a UserError unless the batches of a run divide over its devices and micro-batches."""
+    """Raises a UserError unless the batches of a run divide over its devices."""
     parts = batch_parts(mesh)
     for name, data in (("data", config.data), ("valid", config.valid)):
         if data is not None and data.batch_size % parts:
@@ -150,11 +150,6 @@ def check_batches(config: RunConfig, mesh: Mesh) -> None:
                 f"{name}.batch_size {data.batch_size} does not divide over the {parts} devices of "
                 "mesh.data x mesh.fsdp"
             )
-    if config.microbatches < 1 or config.data.batch_size % config.microbatches:
-        raise UserError(
-            f"microbatches {config.microbatches} does not divide data.batch_size "
-            f"{config.data.batch_size}"
-        )
 
 
 def _make_folder(folder: Path) -> None:

@@ -15,7 +15,7 @@ from jaxclone.audio.spec import AudioSpec
 from jaxclone.sharding.hosts import HostsConfig
 from jaxclone.sharding.mesh import MeshConfig
 from jaxclone.train.health import Watch
-from jaxclone.types import Metrics, Tree, require_positive
+from jaxclone.types import Metrics, Tree, UserError, require_positive
 
 # (truth, copy, true samples), see `Task.copies`, and what scores them on the host.
 Copies = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -135,6 +135,11 @@ class RunConfig:
         require_positive(self, "microbatches", "eval_batches", "keep")
         every = ("log_every", "eval_every", "checkpoint_every", "checkpoint_minutes")
         require_positive(self, "steps", *every, or_zero=True)
+        if self.data.batch_size % self.microbatches:
+            raise UserError(
+                f"microbatches {self.microbatches} does not divide data.batch_size "
+                f"{self.data.batch_size}"
+            )
 
     def task(self) -> Task:
         """The functions of this run."""

@@ -128,15 +128,6 @@ class VocoderConfig(RunConfig):
         )
         if self.ema >= 1:
             raise UserError(f"ema must be below 1, got {self.ema}")
-
-    def task(self) -> Task:
-        """The functions of this run.
-
-        Raises:
-            UserError: the generator or a frozen model does not fit the AudioSpec, the losses or
-                the data, or there is no corpus to tell the length of an epoch.
-        """
-        self.generator.require(self.audio)
         if self.band_resolutions and self.bands == 1:
             raise UserError(
                 "band_resolutions are of a generator with bands, which this one has not"
@@ -150,6 +141,15 @@ class VocoderConfig(RunConfig):
                 f"segment_seconds must be between a frame and the {longest:g} s of a crop, got "
                 f"{self.segment_seconds:g}"
             )
+
+    def task(self) -> Task:
+        """The functions of this run.
+
+        Raises:
+            UserError: the generator or a frozen model does not fit the AudioSpec or the losses, or
+                there is no corpus to tell the length of an epoch.
+        """
+        self.generator.require(self.audio)
         networks = _Networks(self)
         return Task(
             init=networks.init,

@@ -251,7 +251,7 @@ def test_bundles_of_different_audio(bundles, tmp_path, capsys):
         ),
         (["bob.wav", "--reference", "alice.wav"], 2, "--out"),
         (["bob.wav", "--refrence", "alice.wav", "--out", "o.wav"], 2, "did you mean '--reference'"),
-        (["bob.wav", "--reference", "alice.wav", "--out", "o.mp3"], 1, "must end in .wav or .flac"),
+        (["bob.wav", "--reference", "alice.wav", "--out", "o.mp3"], 2, "must end in .wav or .flac"),
         (
             ["bob.wav", "--reference", "alice.wav", "--out", "/dev/null/x/o.wav"],
             1,
@@ -271,7 +271,7 @@ def test_bad_use_of_convert(bundles, capsys, args, code, message):
     [
         (["--out", "a.safetensors"], 2, "needs at least one recording"),
         (["alice.wav"], 2, "--out"),
-        (["alice.wav", "--out", "a.wav"], 1, "must end in .safetensors"),
+        (["alice.wav", "--out", "a.wav"], 2, "must end in .safetensors"),
         (["alice.wav", "--out", "a.safetensors", "--steps", "few"], 2, "--steps: invalid literal"),
         (["alice.wav", "--out", "a.safetensors", "--steps", "-1"], 2, "steps"),
     ],

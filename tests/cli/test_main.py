@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import pytest
 
 import jaxclone
 from jaxclone.cli import main as command
+from jaxclone.cli.console import progress
 from jaxclone.cli.main import VERBS, main
 from jaxclone.config import UsageError
 from jaxclone.train.errors import Interrupted, RunError
@@ -216,6 +218,24 @@ def test_libraries_are_heard_only_when_asked_for(verb, monkeypatch):
     finally:
         absl.logging.set_verbosity(before)
     assert seen == [absl.logging.FATAL, absl.logging.INFO]
+
+
+def test_what_we_log_is_one_line_above_the_progress_bar(verb, capsys, caplog):
+    def work(_):
+        with progress("work") as show:
+            show(1, 2)
+            logging.getLogger("jaxclone.train.signals").warning("%s: saving", "SIGTERM")
+            logging.getLogger("jaxclone.train.loop").info("continues")
+        return {}
+
+    verb(work)
+    main(["probe"])
+    lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    assert [line for line in lines if "SIGTERM" in line] == ["warning: SIGTERM: saving"]
+    assert not any("continues" in line for line in lines)
+    assert not caplog.records
+    logging.getLogger("jaxclone").warning("as before")
+    assert [record.message for record in caplog.records] == ["as before"]
 
 
 def test_version(capsys):

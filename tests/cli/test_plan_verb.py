@@ -14,7 +14,7 @@ from jaxclone.cli.main import main
         (["--mesh.fsdp", "2"], 2, "needs a config first"),
         (["pretrain/wav2vec2_base"], 2, "topology"),
         (["pretrain/wav2vec2_bass", "--topology", "cpu:1"], 1, "did you mean"),
-        (["pretrain/wav2vec2_base", "--topology", "v9:1"], 1, "no topology of kind 'v9'"),
+        (["pretrain/wav2vec2_base", "--topology", "v9:1"], 2, "no topology of kind 'v9'"),
         (["pretrain/wav2vec2_base", "--topology", "cpu:1", "--stepz", "1"], 2, "--stepz"),
         (
             ["--topology=cpu:1", "pretrain/wav2vec2_base:smoke", "--mesh.fsdp", "3"],
@@ -23,7 +23,7 @@ from jaxclone.cli.main import main
         ),
         (
             ["pretrain/wav2vec2_base:smoke", "--topology", "cpu:1", "--microbatches", "3"],
-            1,
+            2,
             "microbatches 3 does not divide",
         ),
     ],

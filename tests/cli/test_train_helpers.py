@@ -54,7 +54,7 @@ def test_without_its_helper_a_run_does_not_start(start):
     with pytest.raises(UserError) as error:
         start()
     assert str(error.value) == (
-        "tuned uses a trained encoder: name bundles that hold them with --init_from"
+        "tuned uses a trained encoder: name bundles that hold them with --init-from"
     )
     with pytest.raises(UserError) as error:
         start(vocoder=VOCODER, adapter=AdaptConfig())

@@ -128,7 +128,7 @@ BAD = {
     "turned": (MEL.T, "shape [80, 30], a log-mel is [frames, 80]: transpose it"),
     "batch": (MEL[None], "shape [1, 30, 80], a log-mel is [frames, 80]"),
     "empty": (MEL[:0], "shape [0, 80]"),
-    "short": (MEL[:1], "320 samples are too short for a spectrogram"),
+    "short": (MEL[:1], "bad.npy: 320 samples are too short for a spectrogram"),
     "nan": (np.where(np.arange(80) == 3, np.nan, MEL), "holds values that are not finite"),
     "loud": (MEL + 100, "reaches 100, which is no ln of a magnitude"),
     "decibels": (MEL - 80, "goes down to -80, below the -11.51 of silence"),
@@ -156,7 +156,7 @@ def test_a_bad_mel(name, capsys):
     ("args", "code", "message"),
     [
         (["bob.wav"], 2, "--out"),
-        (["bob.wav", "--out", "o.mp3"], 1, "must end in .wav or .flac"),
+        (["bob.wav", "--out", "o.mp3"], 2, "must end in .wav or .flac"),
         (["nobody.wav", "--out", "o.wav"], 1, "nobody.wav does not exist"),
         (["bob.wav", "--out", "o.wav", "--iterations", "-1"], 2, "--iterations"),
         (["bob.wav", "--out", "o.wav", "--momentum", "1.5"], 2, "--momentum"),

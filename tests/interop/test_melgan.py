@@ -84,6 +84,16 @@ def test_the_same_sound_and_the_same_files_again(tmp_path, weight_norm):
             assert tensor.numpy().tobytes() == there[key].numpy().tobytes(), key
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_of_another_precision(tmp_path, dtype):
+    (generator,) = save(tmp_path / "m", judges=False)
+    torch.save(generator.to(dtype).state_dict(), tmp_path / "m" / "netG.pt")
+    params = melgan.read(tmp_path / "m").bundle.models["vocoder"]
+    want = load(tmp_path / "m" / "netG.pt")["model.1.bias"].float().numpy()
+    np.testing.assert_array_equal(params["first"]["bias"], want)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+
+
 def test_a_generator_alone(tmp_path):
     save(tmp_path / "m")
     os.rename(tmp_path / "m" / "netG.pt", tmp_path / "m" / "linda_johnson.pt")
@@ -140,6 +150,7 @@ def test_what_cannot_be_read(tmp_path, spoil, message):
     ("config", "audio", "message"),
     [
         (TINY, AudioSpec(hop_length=32, n_mels=8), r"does not match: log 'ln' \(expected 'log10'"),
+        (MelGANConfig(rates=(8, 5)), melgan_22k(), r"of even rates, not of \(8, 5\)$"),
         (MelGANConfig.multiband(), melgan_22k(), "no place for a MelGAN of several bands$"),
     ],
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -71,12 +72,20 @@ def test_there_and_back():
     assert_same(to_ours(theirs, OURS, TABLE, "it"), OURS)
 
 
-def test_older_spellings_and_half_precision():
-    theirs = {k: v.astype(np.float16) for k, v in to_theirs(OURS, TABLE).items()}
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, jnp.bfloat16])
+def test_older_spellings_and_other_precisions(dtype):
+    theirs = {k: v.astype(dtype) for k, v in to_theirs(OURS, TABLE).items()}
     theirs["pos.weight_g"] = theirs.pop("pos.parametrizations.weight.original0")
     theirs["pos.weight_v"] = theirs.pop("pos.parametrizations.weight.original1")
-    half = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), OURS)
-    assert_same(to_ours(theirs, OURS, TABLE, "it"), half)
+    rounded = jax.tree.map(lambda x: x.astype(dtype).astype(np.float32), OURS)
+    assert_same(to_ours(theirs, OURS, TABLE, "it"), rounded)
+
+
+def test_numbers_beyond_float32():
+    theirs = to_theirs(OURS, TABLE)
+    theirs["vars"] = np.full(theirs["vars"].shape, 1e300)
+    with pytest.raises(UserError, match=r"^it: vars holds values beyond those of float32$"):
+        to_ours(theirs, OURS, TABLE, "it")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +105,7 @@ def test_older_spellings_and_half_precision():
             r"^it: layers\.0\.fc1\.weight has the shape \[3, 4\], .* asks for \[4, 3\]$",
         ),
         ({"vars": draw(2, 4, 3)}, r"^it: vars has the shape \[2, 4, 3\], .* for \[1, 8, 3\]$"),
-        ({"vars": np.zeros((1, 8, 3), int)}, r"^it: vars holds int64, not float32 or float16$"),
+        ({"vars": np.zeros((1, 8, 3), int)}, r"^it: vars holds int64, no floating-point numbers$"),
     ],
 )
 def test_what_is_wrong_is_named(change, message):

@@ -250,9 +250,8 @@ def test_a_folder_that_cannot_be_written_is_one_line(
 
 
 def test_batches_that_do_not_divide_are_one_line(config: RunConfig) -> None:
-    config = dataclasses.replace(config, microbatches=3)
     with pytest.raises(UserError, match=r"^microbatches 3 does not divide data\.batch_size 8$"):
-        fit(config, toy.task(config))
+        dataclasses.replace(config, microbatches=3)
 
 
 def test_a_mesh_that_does_not_fit_is_one_line(config: RunConfig) -> None:
