@@ -20,7 +20,7 @@ from jaxclone.train import optim
 from jaxclone.train.optim import OptimConfig
 from jaxclone.train.state import ModelState, TrainState
 from jaxclone.train.task import Media, RunConfig, Task
-from jaxclone.types import Array, Batch, Metrics, Tree
+from jaxclone.types import Array, Batch, Metrics, Tree, length_mask
 
 _PUBLISHED = OptimConfig(kind="adam", learning_rate=2e-4, betas=(0.9, 0.999))
 
@@ -70,7 +70,7 @@ class DiffusionConfig(RunConfig):
                 noisy,
                 time.astype(jnp.float32),
                 mel,
-                frames,
+                length_mask(frames, mel.shape[1]),
                 method="tell_noise",
             )
             return noise_loss(told, noise, frames * self.audio.hop_length, self.loss)
