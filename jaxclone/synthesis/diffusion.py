@@ -7,7 +7,7 @@ a piece, and a piece needs no more context than one look of the network, however
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -37,24 +37,25 @@ def speak(
     starts = range(0, n_frames, piece)
     mel = np.pad(log_mel, ((context, context + starts[-1] + piece - n_frames), (0, 0)))
 
-    def joined(pieces: Sequence[Array]) -> np.ndarray:
-        return np.pad(np.concatenate(pieces), context * hop)
+    def heard(noisy: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:
+        end = start + piece + 2 * context
+        return mel[start:end], noisy[start * hop : end * hop]
+
+    def joined(pieces: Iterable[Array]) -> np.ndarray:
+        # Each goes to the host before the next is asked for: a device holds no more than one.
+        return np.pad(np.concatenate([*map(np.asarray, pieces)]), context * hop)
 
     steps = sampling_steps(config)
-    noisy = joined([_draw(config, len(steps.index), start, piece) for start in starts])
+    noisy = joined(_draw(config, len(steps.index), start, piece) for start in starts)
     for step in map(Step._make, zip(*steps)):
-        parts = []
-        for start in starts:
-            end = start + piece + 2 * context
-            heard = mel[start:end], noisy[start * hop : end * hop]
-            # On the host at once: no piece is kept on a device.
-            parts.append(np.asarray(_back(config, params, *heard, start, n_frames, step)))
-        noisy = joined(parts)
+        noisy = joined(
+            _back(config, params, *heard(noisy, start), start, n_frames, step) for start in starts
+        )
     return noisy[context * hop :][: n_frames * hop]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def _draw(config: DiffWaveConfig, step: int, start: int, frames: int) -> Array:
+def _draw(config: DiffWaveConfig, step: Array, start: Array, frames: int) -> Array:
     return sampling_noise(config, step, start, frames)
 
 

@@ -79,8 +79,6 @@ def test_every_step_of_a_diffusion_in_pieces_is_that_of_the_whole(
     assert np.abs(whole - noise).mean() > 0.2
     assert (np.abs(whole) < 1).mean() > 0.1
 
-    speak = Vocoder(config, params, SPEC)
-    np.testing.assert_allclose(speak(mel), whole, atol=1e-4)
     monkeypatch.setattr(vocoder, "_PIECE", piece)
     seen = []
     back = diffusion._back
