@@ -7,6 +7,8 @@ those of its `model.py`.
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from jaxclone.interop.published import (
     assemble,
     build,
     require_fixed,
+    require_sizes,
     split_heads,
     vocoder_of,
 )
@@ -97,6 +100,7 @@ def read(path: Path) -> Imported:
     params, what = found["params"], f"the settings in {path}"
     tensors, left_out = split_heads(as_arrays(found["model"], path), _COMPUTED)
     require_fixed(params, {"unconditional": False}, what)
+    require_sizes(params, _sizes(tensors), what)
     audio = build(Sizes, params, _AUDIO_FIELDS, what).spec
     config = build(
         DiffWaveConfig,
@@ -109,9 +113,23 @@ def read(path: Path) -> Imported:
     config = dataclasses.replace(config, noise=_noise(params.get("noise_schedule"), what))
     left_out += tuple(sorted(str(name) for name in found.keys() - {"model", "params", "step"}))
     kept = {str(name): value for name, value in params.items() if _is_plain(value)}
-    origins = {"vocoder": {"format": "diffwave", "params": kept}}
+    origin: dict[str, Any] = {"format": "diffwave", "params": kept}
+    if type(found.get("step")) is int:
+        origin["step"] = found["step"]
     configs = {"vocoder": config}
-    return Imported(assemble(tensors, configs, audio, TABLE, str(path), origins), left_out)
+    return Imported(
+        assemble(tensors, configs, audio, TABLE, str(path), {"vocoder": origin}), left_out
+    )
+
+
+def _sizes(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """What the tensors say of the settings; nothing where one that would say it is absent."""
+    blocks = (re.match(r"residual_layers\.(\d+)\.", name) for name in tensors)
+    sizes = {"residual_layers": len({block[1] for block in blocks if block})}
+    mel = tensors.get("residual_layers.0.conditioner_projection.weight")
+    if mel is not None and mel.ndim > 1:
+        sizes |= {"residual_channels": mel.shape[0] // 2, "n_mels": mel.shape[1]}
+    return sizes
 
 
 def _affine(audio: AudioSpec) -> dict[str, float]:
@@ -164,7 +182,8 @@ def write(bundle: Bundle, folder: Path) -> None:
     if len(config.upsample_rates) != len(_UPSAMPLINGS):
         raise UserError("this format is of networks that upsample twice")
     origin = bundle.origins.get("vocoder", {})
-    params = dict(origin.get("params", {})) if origin.get("format") == "diffwave" else {}
+    origin = origin if origin.get("format") == "diffwave" else {}
+    params = dict(origin.get("params", {}))
     params |= {theirs: said[ours] for theirs, ours, _ in _AUDIO_FIELDS}
     params |= {theirs: getattr(config, ours) for theirs, ours, _ in _FIELDS}
     params |= {
@@ -173,5 +192,7 @@ def write(bundle: Bundle, folder: Path) -> None:
         "unconditional": False,
     }
     tensors = names.to_theirs({"vocoder": bundle.models["vocoder"]}, TABLE)
+    # What was trained here does not know its steps; theirs needs the optimiser too to train on.
+    parts = {name: origin[name] for name in ("step",) if name in origin}
     with new_folder(folder) as new:
-        write_torch(new / _WEIGHTS, {"step": 0, "model": tensors, "params": params})
+        write_torch(new / _WEIGHTS, {**parts, "model": tensors, "params": params})

@@ -69,6 +69,16 @@ def require_fixed(data: Mapping[str, Any], fixed: Mapping[str, Any], what: str) 
             )
 
 
+def require_sizes(data: Mapping[str, Any], sizes: Mapping[str, int], what: str) -> None:
+    """Raises a UserError where a published configuration has other sizes than its tensors.
+
+    Before a network of such sizes is thought of, which may take for ever.
+    """
+    for name, size in sizes.items():
+        if data.get(name) != size:
+            raise UserError(f"{what}: {name} is {data.get(name)!r}, by the tensors it is {size}")
+
+
 def split_heads(
     tensors: Mapping[str, np.ndarray], prefixes: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:

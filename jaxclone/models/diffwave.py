@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxclone import rng
 from jaxclone.audio.spec import AudioSpec
+from jaxclone.models.diffusion import Step, reverse, steps_back
 from jaxclone.nn.layers import dense, uniform_fan_in
 from jaxclone.types import Array, UserError, length_mask, require_positive
 
@@ -30,6 +30,8 @@ _STEP_FEATURES, _STEP_WIDTH = 128, 512
 # Of the upsampling: mel bands that it mixes, and the slope of its leaky ReLU.
 _BANDS, _SLOPE = 3, 0.4
 _TAPS = 3
+# Blocks over which dilations may double: the last of so many looks a minute away.
+_DOUBLINGS = 21
 
 _kaiming = nn.initializers.he_normal()
 
@@ -123,6 +125,11 @@ class DiffWaveConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "n_mels", "upsample_rates", "channels", "layers", "dilation_cycle")
+        if min(self.layers, self.dilation_cycle) > _DOUBLINGS:
+            raise UserError(
+                f"dilations double over at most {_DOUBLINGS} blocks, got a dilation_cycle of "
+                f"{self.dilation_cycle} and {self.layers} layers"
+            )
         if not self.fast_schedule or not all(0 < beta < 1 for beta in self.fast_schedule):
             raise UserError(f"fast_schedule must lie between 0 and 1, got {self.fast_schedule}")
         self.noise.align(self.fast_schedule)
@@ -175,9 +182,8 @@ class DiffWaveConfig:
 
     @property
     def context_frames(self) -> int:
-        """Frames on either side that a frame of the waveform depends on, through all steps."""
-        steps = self.noise.steps if self.sampling == "full" else len(self.fast_schedule)
-        reach = steps * sum(self.dilations)
+        """Frames on either side that the noise told in a frame depends on."""
+        reach = sum(self.dilations)
         first, last = -reach, self.hop_length - 1 + reach
         for rate in reversed(self.upsample_rates):
             # Sample t depends on the inputs i with 0 <= t + rate // 2 - i * rate < 2 * rate.
@@ -232,7 +238,6 @@ class DiffWave(nn.Module):
         self,
         log_mel: Float[Array, "b f m"],
         length: Int[Array, " b"] | None = None,
-        first_frame: Int[Array, " b"] | None = None,
     ) -> Float[Array, "b t"]:
         """Speaks mels.
 
@@ -240,32 +245,27 @@ class DiffWave(nn.Module):
             log_mel: spectrograms of the AudioSpec that the network was trained with.
             length: true frames of each. When given, each waveform is that of its spectrogram
                 alone, and 0 after its end.
-            first_frame: where each spectrogram begins in the one that it is a piece of. Noise
-                belongs to a frame, so that pieces with enough context sound like the whole.
 
         Returns:
             f32[b, f * hop_length] in [-1, 1].
         """
         config, (batch, frames, _) = self.config, log_mel.shape
         samples = frames * config.hop_length
-        condition, mask = self.condition(log_mel, length)
+        true = None if length is None else length_mask(length, frames)
+        condition, mask = self.condition(log_mel, true)
         if self.is_initializing():
             return self.predict(jnp.zeros((batch, samples)), jnp.zeros(batch), condition, mask)
         network = DiffWave(config, self.dtype, parent=None)
         params = {"params": self.variables["params"]}
-        key = rng.stream(rng.root(config.seed), "diffwave")
-        first = jnp.zeros(1, jnp.int32) if first_frame is None else first_frame
 
         def predict(noisy: Array, time: Array) -> Array:
             times = jnp.broadcast_to(time, (batch,))
             return network.apply(params, noisy, times, condition, mask, method="predict")
 
         def draw(step: Array) -> Array:
-            noise = _noise_of_frames(rng.stream(key, "noise", step), first, frames, config)
-            return jnp.broadcast_to(noise, (batch, samples))
+            return jnp.broadcast_to(sampling_noise(config, step, 0, frames), (batch, samples))
 
         waveform = reverse(predict, draw, sampling_steps(config))
-        waveform = jnp.clip(waveform, -1.0, 1.0)
         return waveform if mask is None else jnp.where(mask[..., 0], waveform, 0.0)
 
     def tell_noise(
@@ -273,7 +273,7 @@ class DiffWave(nn.Module):
         noisy: Float[Array, "b t"],
         time: Float[Array, " b"],
         log_mel: Float[Array, "b f m"],
-        length: Int[Array, " b"] | None = None,
+        true: Bool[Array, "b f"] | None = None,
     ) -> Float[Array, "b t"]:
         """The noise in noisy recordings.
 
@@ -281,27 +281,21 @@ class DiffWave(nn.Module):
             noisy: recordings with noise, f * hop_length samples.
             time: the step of the diffusion that each is at, from 0; may lie between two.
             log_mel: what the recordings are of.
-            length: true frames of each, see `__call__`.
+            true: which frames are of the recordings, all when None. What is told in these is what
+                would be told without the others; 0 is told in the others.
         """
-        return self.predict(noisy, time, *self.condition(log_mel, length))
+        return self.predict(noisy, time, *self.condition(log_mel, true))
 
     def condition(
-        self, log_mel: Float[Array, "b f m"], length: Int[Array, " b"] | None = None
+        self, log_mel: Float[Array, "b f m"], true: Bool[Array, "b f"] | None = None
     ) -> tuple[Float[Array, "b t m"], Array | None]:
         """The mels at the rate of the samples, and which samples are true: bool[b, t, 1]."""
-        rate = 1
-
-        def masked(x: Array) -> tuple[Array, Array | None]:
-            if length is None:
-                return x, None
-            mask = length_mask(length * rate, x.shape[1])[..., None]
-            return jnp.where(mask, x, 0), mask
-
+        mask = None if true is None else true[..., None]
         x = (self.config.mel_scale * log_mel + self.config.mel_shift).astype(self.dtype)
         for layer in self.upsample:
-            x = nn.leaky_relu(layer(masked(x)[0]), _SLOPE)
-            rate *= layer.rate
-        return masked(x)
+            x = nn.leaky_relu(layer(_masked(x, mask)), _SLOPE)
+            mask = None if mask is None else jnp.repeat(mask, layer.rate, axis=1)
+        return _masked(x, mask), mask
 
     def predict(
         self,
@@ -319,6 +313,10 @@ class DiffWave(nn.Module):
         x = nn.relu(self.skip(skip / math.sqrt(self.config.layers)))
         noise = self.last(x)[..., 0].astype(jnp.float32)
         return noise if mask is None else jnp.where(mask[..., 0], noise, 0.0)
+
+
+def _masked(x: Array, mask: Array | None) -> Array:
+    return x if mask is None else jnp.where(mask, x, 0)
 
 
 class _Upsample(nn.Module):
@@ -381,7 +379,7 @@ class _Block(nn.Module):
         channels, axes = self.config.channels, ("channels_in", "channels_out")
         step = dense(channels, axes, self.dtype, "step", kernel_init=uniform_fan_in)(step)
         y = x + step[:, None]
-        y = y if mask is None else jnp.where(mask, y, 0)
+        y = _masked(y, mask)
         kernel = self.param(
             "kernel",
             nn.with_logical_partitioning(_kaiming, ("kernel", *axes)),
@@ -403,54 +401,29 @@ class _Block(nn.Module):
         return (x, skip + more), None
 
 
-class Step(NamedTuple):
-    """One step back: x becomes scale * (x - share * noise told) + spread * new noise.
-
-    Attributes:
-        index: of the step, from 0.
-        time: where in the noise of training it is.
-        scale, share, spread: see above.
-    """
-
-    index: Array
-    time: Array
-    scale: Array
-    share: Array
-    spread: Array
-
-
 def sampling_steps(config: DiffWaveConfig) -> Step:
-    """The steps of sampling, the noisiest first, each field an array over them (algorithm 2)."""
+    """The steps that a network speaks in, see `steps_back`."""
     betas = config.noise.betas if config.sampling == "full" else np.array(config.fast_schedule)
-    kept = np.cumprod(1 - betas)
-    before = np.concatenate([[1.0], kept[:-1]])
-    fields = (
-        config.noise.align(tuple(betas)),
-        1 / np.sqrt(1 - betas),
-        betas / np.sqrt(1 - kept),
-        np.sqrt((1 - before) / (1 - kept) * betas),
-    )
-    index = np.arange(len(betas), dtype=np.int32)[::-1]
-    return Step(index, *(field.astype(np.float32)[::-1] for field in fields))
+    return steps_back(betas, config.noise.align(tuple(betas)))
 
 
-def reverse(
-    predict: Callable[[Array, Array], Array], draw: Callable[[Array], Array], steps: Step
-) -> Float[Array, "b t"]:
-    """From noise to waveforms.
+def sampling_noise(
+    config: DiffWaveConfig, step: Array | int, first: Array | int, frames: int
+) -> Float[Array, " t"]:
+    """The noise that `reverse` draws at a step, f32[frames * hop_length].
+
+    A function of the step and of each frame's number, so that how long a recording is, and in what
+    pieces it is spoken, changes none of it.
 
     Args:
-        predict: (noisy f32[b, t], time f32[]) -> the noise in it.
-        draw: i32[] -> f32[b, t] noise: of step i the one that is added before it; the one after the
-            last step is what all begins with.
-        steps: of `sampling_steps`.
+        config: its seed counts, and its hop length.
+        step: index of the step.
+        first: number of the first frame.
+        frames: how many.
     """
-
-    def back(x: Array, step: Step) -> tuple[Array, None]:
-        x = step.scale * (x - step.share * predict(x, step.time))
-        return x + step.spread * draw(step.index), None
-
-    return jax.lax.scan(back, draw(jnp.int32(len(steps.index))), steps)[0]
+    key = rng.stream(rng.stream(rng.root(config.seed), "diffwave"), "noise", step)
+    keys = jax.vmap(lambda frame: jax.random.fold_in(key, frame))(first + jnp.arange(frames))
+    return jax.vmap(lambda key: jax.random.normal(key, (config.hop_length,)))(keys).reshape(-1)
 
 
 def step_features(time: Float[Array, " b"], steps: int) -> Float[Array, "b 128"]:
@@ -482,13 +455,3 @@ def _neighbours(x: Array, dilation: Array, largest: int) -> Array:
         for tap in (-1, 0, 1)
     ]
     return jnp.concatenate(slices, axis=-1)
-
-
-def _noise_of_frames(
-    key: Array, first: Int[Array, " b"], frames: int, config: DiffWaveConfig
-) -> Float[Array, "b t"]:
-    """Noise that is a function of the key and of each frame's number."""
-    numbers = first[:, None] + jnp.arange(frames)
-    keys = jax.vmap(jax.vmap(lambda frame: jax.random.fold_in(key, frame)))(numbers)
-    draw = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, (config.hop_length,))))
-    return draw(keys).reshape(len(first), -1)

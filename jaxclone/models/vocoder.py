@@ -30,10 +30,10 @@ def make_generator(config: AnyGeneratorConfig, dtype: DTypeLike = jnp.float32) -
             return hifigan.Generator(config, dtype)
 
 
-def context_frames(config: AnyGeneratorConfig) -> int:
+def context_frames(config: GeneratorConfig) -> int:
     """Frames on either side that a frame of the waveform depends on."""
     match config:
-        case VocosConfig() | DiffWaveConfig():
+        case VocosConfig():
             return config.context_frames
         case MelGANConfig():
             return melgan.context_frames(config)

@@ -7,7 +7,6 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -16,9 +15,15 @@ from jaxclone.models import hifigan
 from jaxclone.models.diffwave import DiffWaveConfig
 from jaxclone.models.hifigan import HiFiGANConfig
 from jaxclone.models.melgan import MelGANConfig
-from jaxclone.models.vocoder import AnyGeneratorConfig, context_frames, make_generator
+from jaxclone.models.vocoder import (
+    AnyGeneratorConfig,
+    GeneratorConfig,
+    context_frames,
+    make_generator,
+)
 from jaxclone.nn.fast_conv import prepare
 from jaxclone.nn.weight_norm import fold
+from jaxclone.synthesis import diffusion
 from jaxclone.types import Array, Tree
 
 # Frames of one piece: 8 s at 50 frames a second.
@@ -57,7 +62,6 @@ class Vocoder:
         fast = on_cpu and isinstance(config, HiFiGANConfig | MelGANConfig)
         self._params = prepare(params) if fast else params
         self._config, self._audio = config, audio
-        self._context = context_frames(config)
         self._piece, self._workers = _PIECE, 1
         if on_cpu and isinstance(config, HiFiGANConfig):
             self._piece = max(_STEP, _ACTIVATION // _widest(config) // _STEP * _STEP)
@@ -72,16 +76,18 @@ class Vocoder:
         Returns:
             f32[f * hop_length].
         """
-        context, n_frames = self._context, len(log_mel)
-        piece = self._piece_frames(n_frames)
+        config, n_frames = self._config, len(log_mel)
+        piece, log_mel = self._piece_frames(n_frames), log_mel.astype(np.float32)
+        if isinstance(config, DiffWaveConfig):
+            return diffusion.speak(config, self._params, log_mel, piece)
+        context = context_frames(config)
         # Beyond its ends a recording is silent, which a mel of zeros is not.
         ends = ((context, context + piece), (0, 0))
-        padded = np.pad(log_mel.astype(np.float32), ends, constant_values=self._audio.silence)
+        padded = np.pad(log_mel, ends, constant_values=self._audio.silence)
 
         def speak(start: int) -> np.ndarray:
             part = padded[None, start : start + piece + 2 * context]
-            place = jnp.array([start - context])
-            return np.asarray(_speak(self._config, self._params, part, place)[0])
+            return np.asarray(_speak(config, self._params, part)[0])
 
         starts = range(0, n_frames, piece)
         if self._workers == 1:
@@ -115,13 +121,11 @@ def _widest(config: HiFiGANConfig) -> int:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _speak(config: AnyGeneratorConfig, params: Tree, mel: Array, first_frame: Array) -> Array:
+def _speak(config: GeneratorConfig, params: Tree, mel: Array) -> Array:
     """The waveform of a mel without its context."""
     context = context_frames(config)
     if isinstance(config, HiFiGANConfig):
         return hifigan.Generator(config, context=context).apply({"params": params}, mel)
-    # Noise belongs to a frame of the whole, so that pieces fit together.
-    place = (None, first_frame) if isinstance(config, DiffWaveConfig) else ()
-    waveform = make_generator(config).apply({"params": params}, mel, *place)
+    waveform = make_generator(config).apply({"params": params}, mel)
     hop = waveform.shape[1] // mel.shape[1]
     return waveform[:, context * hop : waveform.shape[1] - context * hop]

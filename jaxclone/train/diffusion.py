@@ -19,8 +19,8 @@ from jaxclone.models.diffwave import DiffWave, DiffWaveConfig
 from jaxclone.train import optim
 from jaxclone.train.optim import OptimConfig
 from jaxclone.train.state import ModelState, TrainState
-from jaxclone.train.task import Media, RunConfig, Task
-from jaxclone.types import Array, Batch, Metrics, Tree
+from jaxclone.train.task import Copies, Media, RunConfig, Task
+from jaxclone.types import Array, Batch, Metrics, Tree, length_mask
 
 _PUBLISHED = OptimConfig(kind="adam", learning_rate=2e-4, betas=(0.9, 0.999))
 
@@ -34,12 +34,19 @@ class DiffusionConfig(RunConfig):
         loss: "l1" or "l2", see `losses.diffusion.noise_loss`.
         resolutions: (n_fft, hop_length, win_length) of the STFT distance of the evaluation.
         optim: how the network is updated.
+        ema: the decay a step of a running mean of the parameters, which then is what is evaluated
+            and kept in the bundle; 0 for none, as published. Early in a run the mean is shorter.
     """
 
     generator: DiffWaveConfig = DiffWaveConfig()
     loss: Literal["l1", "l2"] = "l1"
     resolutions: tuple[Resolution, ...] = RESOLUTIONS
     optim: OptimConfig = _PUBLISHED
+    ema: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        optim.require_decay(self.ema)
 
     def task(self) -> Task:
         """The functions of this run.
@@ -53,12 +60,17 @@ class DiffusionConfig(RunConfig):
         )
         tx, schedule = optim.make_optimizer(self.optim, self.steps)
 
+        def averaged(params: Tree) -> dict[str, Tree]:
+            """What a running mean is kept of, by its name in the state."""
+            return {"mean": params} if self.ema else {}
+
         def init(key: jax.Array, pretrained: Mapping[str, Tree]) -> TrainState:
             params = pretrained.get("vocoder")
             if params is None:
                 mel = jnp.zeros((1, 4, self.audio.n_mels))
                 params = network.init(rng.stream(key, "generator"), mel)["params"]
-            return TrainState(jnp.int32(0), key, ModelState(params, tx.init(params)), {})
+            mean = jax.tree.map(jnp.copy, averaged(params))
+            return TrainState(jnp.int32(0), key, ModelState(params, tx.init(params), mean), {})
 
         def loss_fn(params: Tree, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
             waveform, mel, frames = self.heard(batch)
@@ -70,7 +82,7 @@ class DiffusionConfig(RunConfig):
                 noisy,
                 time.astype(jnp.float32),
                 mel,
-                frames,
+                length_mask(frames, mel.shape[1]),
                 method="tell_noise",
             )
             return noise_loss(told, noise, frames * self.audio.hop_length, self.loss)
@@ -85,7 +97,13 @@ class DiffusionConfig(RunConfig):
             )
             model, more = optim.apply(tx, state.model, grads)
             metrics |= more | {"learning_rate": schedule(state.step)}
-            return state.replace(step=state.step + 1, model=model), metrics
+            mean = averaged(model.params)
+            mean = optim.running_mean(model.variables, mean, self.ema, state.step)
+            return state.replace(step=state.step + 1, model=model.replace(variables=mean)), metrics
+
+        def speaking(state: TrainState) -> Tree:
+            """The parameters that the network is used with."""
+            return state.model.variables["mean"] if self.ema else state.model.params
 
         def speak(params: Tree, batch: Batch) -> tuple[Array, Array, Array]:
             """Recordings, their copies by sampling, and their true samples."""
@@ -94,7 +112,7 @@ class DiffusionConfig(RunConfig):
             return waveform, copy, frames * self.audio.hop_length
 
         def evaluate(state: TrainState, batch: Batch) -> Metrics:
-            params = state.model.params
+            params = speaking(state)
             loss, metrics = loss_fn(params, batch, rng.stream(state.key, "valid"))
             truth, copy, length = speak(params, batch)
             _, more = mel_l1(copy, truth, self.audio, length)
@@ -102,9 +120,13 @@ class DiffusionConfig(RunConfig):
             # All of them averaged by the number of samples.
             return {**more, **most, **metrics, "loss": loss}
 
+        def copies(state: TrainState, batch: Batch) -> Copies:
+            truth, copy, length = jax.device_get(jax.jit(speak)(speaking(state), batch))
+            return truth, copy, length
+
         def showcase(state: TrainState, batch: Batch) -> dict[str, Media]:
             first = jax.tree.map(lambda x: x[:1], batch)
-            truth, copy, length = jax.jit(speak)(state.model.params, first)
+            truth, copy, length = jax.jit(speak)(speaking(state), first)
             return {
                 "truth": Media("audio", np.asarray(truth[0])),
                 "copy": Media("audio", np.asarray(copy[0])),
@@ -116,8 +138,9 @@ class DiffusionConfig(RunConfig):
             init=init,
             step=step,
             evaluate=evaluate,
-            models=lambda state: {"vocoder": state.model.params},
+            models=lambda state: {"vocoder": speaking(state)},
             model_configs={"vocoder": self.generator},
+            copies=copies,
             showcase=showcase,
         )
 

@@ -218,6 +218,32 @@ def apply(
     return model, metrics
 
 
+def require_decay(ema: float) -> None:
+    """Raises a UserError unless it is a decay of `running_mean`."""
+    if not 0 <= ema < 1:
+        raise UserError(f"ema must be at least 0 and below 1, got {ema}")
+
+
+def running_mean(mean: Tree, params: Tree, decay: float, step: Array | int) -> Tree:
+    """The mean of a model's parameters over the last steps, with one more in it.
+
+    Args:
+        mean: of the steps before; the parameters that the run began with at first.
+        params: after the step.
+        decay: of the mean a step; 0 where none is kept.
+        step: steps before this one; as long as they are few, so are those in the mean.
+
+    >>> running_mean({}, {"kernel": 1.0}, 0.0, 5)
+    {}
+    >>> float(running_mean(2.0, 1.0, 0.999, 8).round(3)), float(running_mean(2.0, 1.0, 0.25, 8))
+    (1.5, 1.25)
+    """
+    if not decay:
+        return mean
+    keep = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda old, new: old + (1 - keep) * (new - old), mean, params)
+
+
 def accumulate(
     loss_fn: LossFn, params: Tree, batch: Tree, microbatches: int
 ) -> tuple[Tree, Metrics]:

@@ -123,11 +123,8 @@ class VocoderConfig(RunConfig):
         super().__post_init__()
         require_positive(self, "discriminator_every", "generator_every")
         weights = [name for name in self.__dataclass_fields__ if name.endswith("_weight")]
-        require_positive(
-            self, "adversarial_start", "ema", "segment_seconds", *weights, or_zero=True
-        )
-        if self.ema >= 1:
-            raise UserError(f"ema must be below 1, got {self.ema}")
+        require_positive(self, "adversarial_start", "segment_seconds", *weights, or_zero=True)
+        optim.require_decay(self.ema)
         if self.band_resolutions and self.bands == 1:
             raise UserError(
                 "band_resolutions are of a generator with bands, which this one has not"
@@ -302,16 +299,9 @@ class _Networks:
             step=state.step + 1,
             generator=generator,
             discriminator=discriminator,
-            ema=self.average(state, generator.params),
+            ema=optim.running_mean(state.ema, generator.params, config.ema, state.step),
         )
         return state, metrics
-
-    def average(self, state: GanState, params: Tree) -> Tree:
-        """The running mean with one more step in it."""
-        if not self.config.ema:
-            return state.ema
-        keep = jnp.minimum(self.config.ema, (1 + state.step) / (10 + state.step))
-        return jax.tree.map(lambda mean, new: mean + (1 - keep) * (new - mean), state.ema, params)
 
     def speaking(self, state: GanState) -> Tree:
         """The parameters that the generator is used with."""

@@ -36,9 +36,11 @@ def run(tmp_path: Path) -> Path:
 def test_it_shows_every_curve_and_the_last_samples(run: Path):
     told = evaluate_run.main(["--run", str(run)])
     text = Path(told["report"]).read_text("utf-8")
-    assert "hubert&lt;1&gt;" in text and "40 steps, 1.5 minutes" in text
+    assert "hubert&lt;1&gt;" in text
+    assert "40 steps, 1.5 minutes" in text
     assert text.count("<svg") == 2  # the loss of either; one accuracy is no curve
-    assert "After 20 steps." in text and text.count("<audio") == 1
+    assert "After 20 steps." in text
+    assert text.count("<audio") == 1
     assert "<script>" not in text
 
 

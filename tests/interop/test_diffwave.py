@@ -101,6 +101,14 @@ def test_the_same_noise_and_the_same_file_again(tmp_path):
         assert tensor.shape == there["model"][name].shape
         assert tensor.numpy().tobytes() == there["model"][name].numpy().tobytes(), name
     assert here["params"] == SETTINGS
+    assert here["step"] == there["step"]
+
+
+def test_a_network_that_does_not_know_its_steps_tells_none(tmp_path):
+    save(tmp_path / "theirs")
+    bundle = dataclasses.replace(diffwave.read(tmp_path / "theirs").bundle, origins={})
+    diffwave.write(bundle, tmp_path / "ours")
+    assert torch.load(tmp_path / "ours/weights.pt", weights_only=True).keys() == {"model", "params"}
 
 
 def test_the_mels_are_those_of_its_preprocessing():
@@ -150,7 +158,24 @@ def configured(**changes):
         (edited(lambda f: f.pop("params")), "is no checkpoint of DiffWave: it has no 'params'$"),
         (configured(unconditional=True), "unconditional is True; models with False"),
         (configured(hop_samples=32), "16 x 4 = 64 samples a frame, .* hop_length 32$"),
-        (configured(residual_layers=3), r"has the tensor residual_layers\.3\."),
+        (configured(residual_layers=3), "residual_layers is 3, by the tensors it is 4$"),
+        (
+            configured(residual_layers=10**9),
+            "residual_layers is 1000000000, by the tensors it is 4",
+        ),
+        (configured(residual_layers=None), "residual_layers is None, by the tensors it is 4$"),
+        (configured(residual_channels=10**12), "residual_channels is 10+, by the tensors it is 8$"),
+        (configured(n_mels=10**12), "n_mels is 10+, by the tensors it is 6$"),
+        (
+            edited(
+                lambda f: (
+                    f["model"].update({"residual_layers.999999999.x": torch.zeros(1)}),
+                    f["params"].update(residual_layers=10**9),
+                )
+            ),
+            "residual_layers is 1000000000, by the tensors it is 5$",
+        ),
+        (configured(hop_samples=10**9), "hop_length <= win_length <= n_fft, got 1000000000"),
         (configured(noise_schedule=[0.1, 0.3, 0.4]), "noise_schedule does not rise linearly$"),
         (configured(noise_schedule="linear"), "noise_schedule is no list of numbers$"),
         (configured(sample_rate="22k"), 'sample_rate: "22k" is not of type int'),

@@ -110,7 +110,10 @@ def torch_aligned(config, betas):
 
 
 def torch_sample(config, params, mel, noise, betas):
-    """Algorithm 2 with the given noise: noise[n] is added before step n, noise[-1] the start."""
+    """Algorithm 2 with the given noise: noise[n] is added before step n, noise[-1] the start.
+
+    As in lmnt-com/diffwave `inference.py`, every step ends with a clamp, the noisiest too.
+    """
     times, x = torch_aligned(config, betas), noise[len(betas)]
     kept = np.cumprod(1 - np.array(betas))
     for n in reversed(range(len(betas))):
@@ -119,6 +122,7 @@ def torch_sample(config, params, mel, noise, betas):
         x = (x - betas[n] / math.sqrt(1 - kept[n]) * told) / math.sqrt(1 - betas[n])
         if n:
             x = x + math.sqrt((1 - kept[n - 1]) / (1 - kept[n]) * betas[n]) * noise[n]
+        x = x.clamp(-1, 1)
     return x
 
 
@@ -160,8 +164,10 @@ def test_sampling(params, heard, sampling):
     def sample(noise):
         return reverse(predict, lambda step: noise[step], sampling_steps(config))
 
+    # Much is clamped on the way, and the network has its say in what is left.
     assert wanted.std() > 0.1
-    np.testing.assert_allclose(sample(noise), wanted, atol=1e-4 * np.abs(wanted).max())
+    assert (np.abs(wanted) < 1).mean() > 0.1
+    np.testing.assert_allclose(sample(noise), wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("config", [DiffWaveConfig.base(), DiffWaveConfig.large(), CONFIG])

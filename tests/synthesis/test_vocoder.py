@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from jaxclone.audio.spec import jaxclone_16k
-from jaxclone.models.diffwave import DiffWaveConfig
+from jaxclone.models.diffwave import DiffWaveConfig, NoiseSchedule, sampling_steps
 from jaxclone.models.hifigan import Generator, HiFiGANConfig, context_frames
 from jaxclone.models.melgan import MelGANConfig
 from jaxclone.models.vocoder import make_generator
 from jaxclone.models.vocos import VocosConfig
-from jaxclone.synthesis import vocoder
+from jaxclone.synthesis import diffusion, vocoder
 from jaxclone.synthesis.vocoder import Vocoder
 
 TINY = HiFiGANConfig.tiny()
 SPEC = dataclasses.replace(jaxclone_16k(), n_fft=80, win_length=80, hop_length=20, n_mels=8)
-CONFIGS = {
+ONE_PASS = {
     "resblock1": TINY,
     "resblock2": dataclasses.replace(TINY, resblock=2, resblock_dilations=((2, 6),)),
     "odd kernels": dataclasses.replace(
@@ -28,8 +28,8 @@ CONFIGS = {
     ),
     "vocos": VocosConfig(SPEC, width=8, mlp_width=16, layers=1, kernel=3),
     "melgan": MelGANConfig.tiny(),
-    "diffwave": dataclasses.replace(DiffWaveConfig.tiny(), fast_schedule=(1e-4, 0.01, 0.5)),
 }
+DIFFWAVE = dataclasses.replace(DiffWaveConfig.tiny(), fast_schedule=(1e-4, 1e-3, 0.01, 0.5))
 
 
 def parameters(config):
@@ -37,14 +37,17 @@ def parameters(config):
     params = jax.jit(make_generator(config).init)(jax.random.key(0), mel)["params"]
     # So that every path matters, those too that begin at zero.
     noise = jax.random.key(1)
-    return jax.tree.map(lambda x: 2 * x + 0.03 * jax.random.normal(noise, x.shape), params)
+    params = jax.tree.map(lambda x: 2 * x + 0.03 * jax.random.normal(noise, x.shape), params)
+    if isinstance(config, DiffWaveConfig):
+        params["last"] = jax.tree.map(lambda x: 4 * x, params["last"])
+    return params
 
 
 def mels(frames: int) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(frames, 8)).astype(np.float32)
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("config", ONE_PASS.values(), ids=ONE_PASS)
 @pytest.mark.parametrize("frames", [1, 30, 61])
 def test_pieces_join_to_the_whole(config, frames: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(vocoder, "_PIECE", 12)
@@ -55,12 +58,39 @@ def test_pieces_join_to_the_whole(config, frames: int, monkeypatch: pytest.Monke
     # Beyond its ends a recording is silent.
     edge = 20
     padded = np.pad(mel, ((edge, edge), (0, 0)), constant_values=-1.0)
-    # Its noise belongs to the frames of the mel.
-    place = (None, jnp.array([-edge])) if isinstance(config, DiffWaveConfig) else ()
-    whole = jax.jit(make_generator(config).apply)({"params": params}, padded[None], *place)[0]
+    whole = jax.jit(make_generator(config).apply)({"params": params}, padded[None])[0]
     assert got.shape == (frames * 20,)
     assert np.abs(got).max() > 1e-3
     np.testing.assert_allclose(got, whole[edge * 20 : -edge * 20], atol=1e-4)
+
+
+@pytest.mark.parametrize("sampling", ["fast", "full"])
+def test_every_step_of_a_diffusion_in_pieces_is_that_of_the_whole(
+    sampling, monkeypatch: pytest.MonkeyPatch
+):
+    config = dataclasses.replace(DIFFWAVE, sampling=sampling, noise=NoiseSchedule(8, 1e-4, 0.6))
+    # All steps together reach further than the context of a piece.
+    piece, reach = 4, len(sampling_steps(config).index) * sum(config.dilations)
+    assert reach > config.context_frames * config.hop_length
+    params, mel = parameters(config), mels(61)
+    whole = jax.jit(make_generator(config).apply)({"params": params}, mel[None])[0]
+    silent = jax.tree.map(np.zeros_like, params)
+    noise = jax.jit(make_generator(config).apply)({"params": silent}, mel[None])[0]
+    assert np.abs(whole - noise).mean() > 0.2
+    assert (np.abs(whole) < 1).mean() > 0.1
+
+    monkeypatch.setattr(vocoder, "_PIECE", piece)
+    seen = []
+    back = diffusion._back
+    monkeypatch.setattr(diffusion, "_back", lambda *args: seen.append(args[3]) or back(*args))
+    np.testing.assert_allclose(Vocoder(config, params, SPEC)(mel), whole, atol=1e-4)
+    # Whatever the length, what is computed at once is a piece.
+    assert {noisy.shape for noisy in seen} == {((piece + 2 * config.context_frames) * 20,)}
+    np.testing.assert_allclose(
+        Vocoder(config, params, SPEC)(mel[:1]),
+        jax.jit(make_generator(config).apply)({"params": params}, mel[None, :1])[0],
+        atol=1e-4,
+    )
 
 
 def test_silence_is_the_floor_of_the_log_of_the_mel():
@@ -71,7 +101,7 @@ def test_silence_is_the_floor_of_the_log_of_the_mel():
     np.testing.assert_allclose(Vocoder(TINY, params, spec)(mel), within, atol=1e-5)
 
 
-@pytest.mark.parametrize("config", [c for c in CONFIGS.values() if isinstance(c, HiFiGANConfig)])
+@pytest.mark.parametrize("config", [c for c in ONE_PASS.values() if isinstance(c, HiFiGANConfig)])
 def test_a_generator_drops_its_context(config):
     context, params, mel = context_frames(config), parameters(config), mels(50)[None]
     whole = jax.jit(Generator(config).apply)({"params": params}, mel)
@@ -92,7 +122,7 @@ def test_long_mels_need_no_more_programs(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_dense_layers_of_a_scan_are_no_convolutions():
-    config = dataclasses.replace(CONFIGS["diffwave"], n_mels=16)  # twice the channels, 4 layers
+    config = dataclasses.replace(DIFFWAVE, n_mels=16)  # twice the channels, 4 layers
     mel = np.zeros((5, 16), np.float32)
     params = jax.jit(make_generator(config).init)(jax.random.key(0), mel[None])["params"]
     assert Vocoder(config, params, dataclasses.replace(SPEC, n_mels=16))(mel).shape == (100,)

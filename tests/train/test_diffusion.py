@@ -120,6 +120,30 @@ def test_evaluation_speaks(start, batch):
     assert all(np.isfinite(value) for value in scores.values())
 
 
+def test_the_mean_of_the_parameters_is_what_speaks(moved, batch):
+    config = dataclasses.replace(CONFIG, ema=0.9)
+    task, few = config.task(), part(batch, slice(6, 8))
+    begun = nn.unbox(
+        jax.jit(lambda key: task.init(key, {"vocoder": moved.model.params}))(rng.root(0))
+    )
+    after, _ = jax.jit(task.step)(begun, few)
+    # Early on, the mean is of few steps.
+    expected = 0.1 * flat(begun.model.params) + 0.9 * flat(after.model.params)
+    mean = task.models(after)["vocoder"]
+    np.testing.assert_allclose(flat(mean), expected, atol=1e-6)
+    assert np.abs(flat(mean) - flat(after.model.params)).max() > 1e-4
+    plain = moved.replace(model=moved.model.replace(params=mean))
+    assert plain.model.variables == {}  # so are checkpoints of runs without a mean
+    ours, wanted = (
+        made.copies(state, few) for made, state in ((task, after), (CONFIG.task(), plain))
+    )
+    truth, copy, length = ours
+    assert truth.shape == copy.shape == (2, SIZE)
+    np.testing.assert_array_equal(length, few.length // 64 * 64)
+    np.testing.assert_array_equal(truth, few.waveform)
+    np.testing.assert_array_equal(copy, wanted[1])
+
+
 @pytest.mark.slow
 def test_showcase_speaks(start, batch):
     task, state = start
@@ -155,6 +179,11 @@ def test_both_distances(kind, wanted):
     # Two true samples of each: 1, 1, 2, 2.
     loss, metrics = noise_loss(told, noise, np.array([2, 2], np.int32), kind)
     assert (float(loss), float(metrics["weight"])) == (wanted, 4.0)
+
+
+def test_a_mean_of_everything_is_refused():
+    with pytest.raises(UserError, match="ema must be at least 0 and below 1, got 1"):
+        dataclasses.replace(CONFIG, ema=1.0)
 
 
 def test_a_generator_of_another_audio_is_refused():

@@ -321,7 +321,7 @@ def test_the_rate_falls_by_the_epochs_of_the_data(tmp_path: Path, speech: np.nda
     ("changes", "message"),
     [
         ({"discriminator_every": 0}, "discriminator_every must be above 0"),
-        ({"ema": 1.0}, "ema must be below 1"),
+        ({"ema": 1.0}, "ema must be at least 0 and below 1"),
         ({"feature_weight": -1.0}, "feature_weight must be 0 or more"),
         ({"mel_weight": math.inf}, "mel_weight must be finite, got inf"),
         ({"band_resolutions": ((16, 4, 16),)}, "a generator with bands"),
