@@ -35,7 +35,7 @@ TRAINED = ("hifigan_v2", "melgan", "multiband_melgan", "vocos", "diffwave")
 # Iterations of Griffin-Lim.
 _ITERATIONS = (32, 100)
 # Recordings of one voice that are copied, and those of them that are kept to be heard.
-_EACH, _KEPT = 8, 1
+_EACH, _KEPT = 4, 1
 
 
 def train(name: str, corpus: Path, run: Path) -> None:

@@ -302,25 +302,33 @@ def from_data(data: Any, packages: Sequence[str] = PACKAGES) -> Any:
     return _decode_dataclass(data, "config", tuple(packages))
 
 
-def difference(a: Any, b: Any) -> list[str]:
+def difference(a: Any, b: Any, as_models: bool = False) -> list[str]:
     """The dotted names of the fields in which two configurations differ.
 
     A field that holds dataclasses of different types is named itself.
+
+    Args:
+        a: a configuration.
+        b: another.
+        as_models: leave out what does not tell models apart: the fields that their class names in
+            `HOW`, of how they are trained and computed.
 
     >>> from jaxclone.audio.spec import AudioSpec
     >>> difference(AudioSpec(), AudioSpec(n_mels=40, hop_length=256))
     ['hop_length', 'n_mels']
     """
-    return [name.lstrip(".") or TYPE for name in _difference(a, b, "")]
+    return [name.lstrip(".") or TYPE for name in _difference(a, b, "", as_models)]
 
 
-def _difference(a: Any, b: Any, name: str) -> list[str]:
+def _difference(a: Any, b: Any, name: str, as_models: bool) -> list[str]:
     if _is_config(a) and type(a) is type(b):
+        left_out = getattr(a, "HOW", ()) if as_models else ()
         return [
             found
-            for field in dataclasses.fields(a)
+            for field in (field.name for field in dataclasses.fields(a))
+            if field not in left_out
             for found in _difference(
-                getattr(a, field.name), getattr(b, field.name), f"{name}.{field.name}"
+                getattr(a, field), getattr(b, field), f"{name}.{field}", as_models
             )
         ]
     return [] if a == b else [name]

@@ -9,6 +9,8 @@ from data_pipelines.loader import CropConfig, EpisodeConfig
 from jaxclone import config as configs
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.config import UsageError
+from jaxclone.models.diffwave import DiffWaveConfig
+from jaxclone.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2PretrainingConfig
 from jaxclone.train.task import RunConfig, TrackingConfig
 from jaxclone.types import UserError
 
@@ -278,3 +280,12 @@ def test_loads_by_name(name):
 def test_an_unknown_name_names_the_nearest():
     with pytest.raises(UserError, match="'somewhere/specal'; did you mean 'somewhere/special'"):
         configs.load("somewhere/specal")
+
+
+def test_models_do_not_differ_by_how_they_are_trained():
+    ours = Wav2Vec2Config.mini()
+    theirs = dataclasses.replace(ours, remat="full", dropout=0.3)
+    assert configs.difference(ours, theirs) == ["dropout", "remat"]
+    assert configs.difference(ours, theirs, as_models=True) == []
+    for kind in (Wav2Vec2Config, Wav2Vec2PretrainingConfig, DiffWaveConfig):
+        assert {field.name for field in dataclasses.fields(kind)} > kind.HOW

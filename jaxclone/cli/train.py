@@ -102,7 +102,7 @@ def pretrained_models(config: RunConfig, task: Task) -> dict[str, Tree]:
     for name in shared:
         if wanted[name] is None:
             continue
-        fields = configs.difference(wanted[name], bundle.configs[name])
+        fields = configs.difference(wanted[name], bundle.configs[name], as_models=True)
         if fields:
             raise UserError(
                 f"--init-from {where}: its {name} is another model than this config's: "

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -122,6 +122,8 @@ class DiffWaveConfig:
     sampling: Literal["fast", "full"] = "fast"
     seed: int = 0
     remat: bool = False
+
+    HOW: ClassVar = frozenset({"fast_schedule", "sampling", "seed", "remat"})
 
     def __post_init__(self) -> None:
         require_positive(self, "n_mels", "upsample_rates", "channels", "layers", "dilation_cycle")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -91,6 +91,12 @@ class Wav2Vec2Config:
     attention_impl: AttentionImpl = "auto"
     remat: bool | Remat = "none"
     scan_unroll: int = 1
+
+    HOW: ClassVar = frozenset(
+        {"feature_grad_scale", "input_dropout", "dropout", "attention_dropout"}
+        | {"activation_dropout", "layer_drop", "attention_impl", "positional_impl"}
+        | {"remat", "scan_unroll"}
+    )
 
     def __post_init__(self) -> None:
         if len(self.conv_kernels) != len(self.conv_strides):
@@ -372,6 +378,8 @@ class Wav2Vec2PretrainingConfig:
     quantizer: QuantizerConfig = QuantizerConfig()
     projection_width: int = 256
     target_dropout: float = 0.1
+
+    HOW: ClassVar = frozenset({"target_dropout"})
 
     @classmethod
     def base(cls) -> Wav2Vec2PretrainingConfig:
