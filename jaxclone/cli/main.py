@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxclone import __version__
-from jaxclone.cli.memory import keep_freed_memory
+from jaxclone.cli.memory import use_huge_pages
 from jaxclone.cli.options import COMMON_OPTIONS, choose
 
 # Each verb is a module of this package, imported when it is called; its main(args) returns what to
@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     not understood, or with a value that no files and no machine would make right.
     What the verb returns goes to standard output, everything else to standard error.
     """
+    if argv is None:
+        use_huge_pages()
     args = list(sys.argv[1:] if argv is None else argv)
     wanted = {option for option in COMMON_OPTIONS if option in args}
     args = [arg for arg in args if arg not in wanted]
@@ -68,7 +70,6 @@ def _run(args: list[str], verbose: bool) -> dict[str, Any] | None:
     try:
         verb, rest = choose(args, "jaxclone", VERBS)
         _set_logging(verbose)
-        keep_freed_memory()
         if not verbose:
             _hush()
         from jaxclone.cli.console import saying
