@@ -8,8 +8,9 @@ al. 2016 §3.2; Germain et al. 2019 for speech).
 Command: jaxclone train vocoder/composite --data.corpus CORPUS --valid.corpus CORPUS \
     --init-from runs/demo/pretrain/bundle
 Hardware: 2 CPU cores, 3 GB.
-Time: not measured at its full length.
-Score: not measured at its full length.
+Time: 5 minutes.
+Score: mel L1 of copies on held-out voices 0.165, PESQ 2.12; the demo's own losses 0.165 and 2.21
+(BENCHMARKS.md).
 """
 
 import dataclasses

@@ -7,7 +7,7 @@ the public recipes do; `--loss l2` is the paper's. The corpus must be built with
 Command: jaxclone train vocoder/diffwave --data.corpus CORPUS --valid.corpus CORPUS
 Hardware: one GPU or TPU host; the `smoke` size runs on a CPU in a minute.
 Time: published as 1 M steps; not run here.
-Score: not measured here.
+Score: not measured here; `mini`, 20 minutes on a core: PESQ 1.0, MCD 12.3 dB (BENCHMARKS.md).
 """
 
 import dataclasses

@@ -8,8 +8,8 @@ the model in front makes of the very recordings ("fine-tuning" in jik876/hifi-ga
 Command: jaxclone train vocoder/finetune --data.corpus CORPUS --valid.corpus CORPUS \
     --init-from runs/demo/bundle
 Hardware: 2 CPU cores, 3 GB.
-Time: not measured.
-Score: not measured.
+Time: 4 minutes.
+Score: mel L1 on held-out voices 0.416 before, 0.398 after (BENCHMARKS.md).
 """
 
 import dataclasses
