@@ -59,7 +59,7 @@ def test_without_its_helper_a_run_does_not_start(start):
     with pytest.raises(UserError) as error:
         start(vocoder=VOCODER, adapter=AdaptConfig())
     assert str(error.value) == (
-        "init_from some/bundle lacks the encoder that tuned uses: name another bundle beside it"
+        "--init-from some/bundle lacks the encoder that tuned uses: name another bundle beside it"
     )
 
 

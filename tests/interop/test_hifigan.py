@@ -151,7 +151,8 @@ def test_a_run_starts_from_what_was_imported(tmp_path):
 
     other = dataclasses.replace(config, audio=dataclasses.replace(AUDIO, fmax=None))
     with pytest.raises(
-        UserError, match=r"AudioSpec of init_from \S+ does not match: fmax 8000\.0 \(expected None"
+        UserError,
+        match=r"AudioSpec of --init-from \S+ does not match: fmax 8000\.0 \(expected None",
     ):
         pretrained_models(other, other.task())
     other = dataclasses.replace(config, discriminators=dataclasses.replace(JUDGES, period_stride=2))
