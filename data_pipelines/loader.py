@@ -27,7 +27,7 @@ from jaxclone.types import Batch, Episode, UserError, require_positive
 # Splits up to this many bytes of 16-bit samples are decoded once and kept.
 _CACHE_BYTES = 1 << 29
 # Beyond these, memory or processes run out before anything is said: they are slips of the hand.
-_MOST_SECONDS, _MOST, _MOST_AHEAD = 3600, 1_000_000, 10_000
+_MOST_SECONDS, _MOST, _MOST_AHEAD = 3600, 100_000_000, 10_000
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,6 +56,6 @@ def saying(level: int) -> Iterator[None]:
 class _Sayer(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            say(f"{record.levelname.lower()}: {record.getMessage()}")
+            say(f"{record.levelname.lower()}: {self.format(record)}")
         except (OSError, RuntimeError, ValueError):  # a closed or busy standard error
             self.handleError(record)

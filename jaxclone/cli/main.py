@@ -35,6 +35,12 @@ VERBS = {
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
+def command() -> int:
+    """The program `jaxclone`; from Python, call `main`, which leaves the process alone."""
+    use_huge_pages()
+    return main()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code.
 
@@ -42,8 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     not understood, or with a value that no files and no machine would make right.
     What the verb returns goes to standard output, everything else to standard error.
     """
-    if argv is None:
-        use_huge_pages()
     args = list(sys.argv[1:] if argv is None else argv)
     wanted = {option for option in COMMON_OPTIONS if option in args}
     args = [arg for arg in args if arg not in wanted]
@@ -183,4 +187,4 @@ def _lines(value: dict[str, Any], indent: str = "") -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

@@ -11,7 +11,7 @@ HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
 def use_huge_pages() -> None:
-    """Starts the running command anew, with memory in pages of 2 MiB where the system has them.
+    """Starts the running program anew, with memory in pages of 2 MiB where the system has them.
 
     On a CPU, each call of a compiled function takes its buffers anew, and the system hands out and
     clears every page at its first use. With pages of 4 KiB that is a twelfth of the time of a
@@ -20,13 +20,13 @@ def use_huge_pages() -> None:
     does as much for that step, but takes 1.4 times the memory and makes the GAN's step slower by a
     quarter.)
 
-    Does nothing the second time, or where `GLIBC_TUNABLES` is set, under another system, or in a
-    Python that somebody types into.
+    To be called by a program before it does anything else. Does nothing the second time, or where
+    `GLIBC_TUNABLES` is set, or under another system.
     """
-    if sys.platform != "linux" or TUNABLES in os.environ or len(sys.orig_argv) < 2:
+    if sys.platform != "linux" or TUNABLES in os.environ or not sys.executable:
         return
     os.environ[TUNABLES] = HUGE_PAGES
     try:
         os.execv(sys.executable, sys.orig_argv)
     except OSError:  # as before, then
-        return
+        del os.environ[TUNABLES]

@@ -46,7 +46,7 @@ def write_run_report(run: str | Path, path: str | Path) -> Path:
     notes = f"{lines[-1]['step']} steps, {lines[-1]['seconds'] / 60:.1f} minutes"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page(run.name, notes, sections), encoding="utf-8")
+        path.write_text(page(run.resolve().name, notes, sections), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
     return path
@@ -86,7 +86,7 @@ def curves_of(
 
 def _samples(media: Path) -> str:
     """The sounds and pictures of the last step that has some."""
-    steps = sorted(int(folder.name) for folder in media.glob("*") if folder.name.isdigit())
+    steps = sorted(int(folder.name) for folder in media.glob("*") if folder.name.isdecimal())
     if not steps:
         return ""
     figures = []

@@ -27,7 +27,7 @@ def plain(config: Any) -> Any:
         if dataclasses.is_dataclass(value):
             changes[field.name] = plain(value)
         elif field.name in PLAIN:
-            changes[field.name] = PLAIN[field.name]
+            changes[field.name] = False if isinstance(value, bool) else PLAIN[field.name]
     return dataclasses.replace(config, **changes)
 
 

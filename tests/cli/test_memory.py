@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
 
+from jaxclone.cli.main import main
 from jaxclone.cli.memory import HUGE_PAGES, TUNABLES, use_huge_pages
 
 TOLD = "import os, sys; from jaxclone.cli.memory import *; use_huge_pages()"
@@ -37,3 +39,13 @@ def test_it_goes_on_where_it_cannot_be_started_anew(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv(TUNABLES)
     monkeypatch.setattr("os.execv", fail)
     use_huge_pages()
+    assert TUNABLES not in os.environ
+
+
+def test_only_the_program_is_started_anew(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setenv(TUNABLES, "")
+    monkeypatch.delenv(TUNABLES)
+    monkeypatch.setattr("os.execv", lambda *args: pytest.fail("started anew"))
+    monkeypatch.setattr("sys.argv", ["jaxclone", "--version"])
+    assert main() == 0
+    assert capsys.readouterr().out.startswith("jaxclone ")

@@ -198,7 +198,7 @@ def test_impossible_configs(corpus: Path, change: dict, message: str) -> None:
             {"reference_seconds": 1e5},
             "reference_seconds must be 3600 or less, got 100000.0",
         ),
-        (CropConfig, {"batch_size": 10**9}, "batch_size must be 1000000 or less, got 1000000000"),
+        (CropConfig, {"batch_size": 10**9}, "batch_size must be 100000000 or less, got 1000000000"),
         (CropConfig, {"workers": 10**6}, "workers must be 10000 or less, got 1000000"),
         (EpisodeConfig, {"crop_seconds": 1e5}, "crop_seconds must be 3600 or less, got 100000.0"),
         (CropConfig, {"buckets": (1.0, 0.0)}, "buckets must be above 0, got 0.0"),
