@@ -8,6 +8,7 @@ are not. The vocoder of SpeechT5 has a module of its own, `speecht5.py`.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ from jaxclone.nn.quantize import QuantizerConfig
 from jaxclone.nn.relative import RelativePositionsConfig
 from jaxclone.tensors import save_tensors
 from jaxclone.types import UserError
+
+logger = logging.getLogger(__name__)
 
 # The class that holds an encoder alone, by model_type. A wav2vec 2.0 with its quantiser is the
 # other one, in which the encoder's names begin with the model_type.
@@ -137,25 +140,32 @@ def read(path: Path) -> Imported:
     kind = data.get("model_type")
     if kind == speecht5.MODEL_TYPE:
         return speecht5.read(path, data)
-    if kind not in _ENCODERS:
+    if not isinstance(kind, str) or kind not in _ENCODERS:
         known = ", ".join((*_ENCODERS, speecht5.MODEL_TYPE))
         raise UserError(f"{path / CONFIG}: model_type is {kind!r}; {known} can be imported")
     preprocessor = path / PREPROCESSOR
-    normalize = preprocessor.is_file() and read_json(preprocessor).get("do_normalize", True)
+    recordings = read_json(preprocessor) if preprocessor.is_file() else {"do_normalize": False}
+    normalize = recordings.get("do_normalize", True)
     encoder = read_encoder_config(data, bool(normalize), str(path / CONFIG))
     configs: dict[str, Any] = {"encoder": encoder}
 
-    tensors = {name.removeprefix(f"{kind}."): x for name, x in read_weights(path).items()}
+    stored = read_weights(path)
+    tensors = {name.removeprefix(f"{kind}."): x for name, x in stored.items()}
+    if len(tensors) < len(stored):
+        raise UserError(f"{path} has tensors both with and without the prefix {kind}.")
     tensors, left_out = split_heads(tensors, _HEADS)
     if kind == "wav2vec2" and (
-        _PRETRAINING in (data.get("architectures") or ())
+        data.get("architectures") == [_PRETRAINING]
         or any(name.startswith(_PRETRAINING_PREFIXES) for name in tensors)
     ):
         configs["pretraining"] = _read_pretraining_config(data, encoder, str(path / CONFIG))
     if not _has_mask_embedding(data):
         tensors.setdefault(_MASK_EMBEDDING, np.zeros(encoder.width, np.float32))
     origins = {"encoder": {"format": "hf", "config": data}}
-    audio = AudioSpec(hop_length=encoder.hop_length)
+    rate = recordings.get("sampling_rate", AudioSpec().sample_rate)
+    if not isinstance(rate, int):
+        raise UserError(f"{preprocessor}: sampling_rate is {rate!r}, no number")
+    audio = AudioSpec(sample_rate=rate, hop_length=encoder.hop_length)
     return Imported(assemble(tensors, configs, audio, TABLE, str(path), origins), left_out)
 
 
@@ -174,6 +184,12 @@ def write(bundle: Bundle, folder: Path) -> None:
         speecht5.write(bundle, folder)
         return
     data = write_config(bundle)
+    if padding := bundle.configs["encoder"].padding:
+        logger.warning(
+            "this encoder puts %d zeros on each side of a recording (pad_input), transformers puts "
+            "none: put them there to get the same frames",
+            padding,
+        )
     tensors = names.to_theirs(
         {name: bundle.models[name] for name in ("encoder", "pretraining") if name in bundle.models},
         TABLE,
@@ -217,7 +233,8 @@ def read_encoder_config(
     """
     require_fixed(data, _FIXED, what)
     widths = data.get("conv_dim", [512] * 7)
-    if not isinstance(widths, list) or len(set(widths)) != 1:
+    numbers = isinstance(widths, list) and all(isinstance(width, int) for width in widths)
+    if not numbers or len(set(widths)) != 1:
         raise UserError(f"{what}: conv_dim is {widths}; stems of one width can be imported")
     encoder = build(
         Wav2Vec2Config,
@@ -255,12 +272,10 @@ def write_config(bundle: Bundle) -> dict[str, Any]:
             f"there is neither encoder nor vocoder in the bundle: {', '.join(bundle.models)}"
         )
     encoder = bundle.configs["encoder"]
-    for wrong, what in (
-        (encoder.mel is not None, "a stem over log-mel frames"),
-        (encoder.pad_input, "pad_input"),
-    ):
-        if wrong:
-            raise UserError(f"Hugging Face has no class for this encoder: it has {what}")
+    if encoder.mel is not None:
+        raise UserError(
+            "Hugging Face has no class for this encoder: it has a stem over log-mel frames"
+        )
     origin = bundle.origins.get("encoder", {})
     data = dict(origin["config"]) if origin.get("format") == "hf" else {"dtype": "float32"}
     data |= {theirs: getattr(encoder, ours) for theirs, ours, _ in _ENCODER_FIELDS}
