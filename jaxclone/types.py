@@ -60,6 +60,23 @@ def require_positive(
             raise UserError(f"{name} must be {wanted}, got {number}")
 
 
+def require_rates(config: Any, *names: str) -> None:
+    """Raises a UserError when a field of a configuration is not at least 0 and below 1.
+
+    Args:
+        config: a dataclass, in its `__post_init__`.
+        names: its fields.
+
+    >>> from types import SimpleNamespace
+    >>> require_rates(SimpleNamespace(dropout=1.0), "dropout")
+    Traceback (most recent call last):
+    jaxclone.types.UserError: dropout must be at least 0 and below 1, got 1.0
+    """
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            raise UserError(f"{name} must be at least 0 and below 1, got {getattr(config, name)}")
+
+
 class Batch(struct.PyTreeNode):
     """Examples of one step; the first axis is the (global) batch.
 

@@ -51,6 +51,7 @@ def get_config(size: Literal["full", "smoke"] = "full") -> HubertPretrainConfig:
             warmup_steps=2 if smoke else 20_000,
             schedule="linear",
             clip_norm=10.0,
+            max_skips=10,
         ),
         steps=4 if smoke else 250_000,
         precision="f32" if smoke else "bf16",

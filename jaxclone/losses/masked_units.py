@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxclone.models.hubert import HubertOutput
 from jaxclone.nn.quantize import perplexity
-from jaxclone.types import Array, Metrics, length_mask
+from jaxclone.types import Array, Metrics, UserError, length_mask, require_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,11 @@ class MaskedUnitsConfig:
     masked: float = 1.0
     unmasked: float = 0.0
     feature_penalty: float = 10.0
+
+    def __post_init__(self) -> None:
+        require_positive(self, "masked", "unmasked", "feature_penalty", or_zero=True)
+        if not self.masked + self.unmasked:
+            raise UserError("neither masked nor unmasked frames have a weight")
 
 
 def masked_unit_loss(

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from jaxclone.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2Encoder
 from jaxclone.nn.layers import Keys, dense, uniform_fan_in
 from jaxclone.nn.norm import mean_square, unit_norm
-from jaxclone.types import Array, Tree
+from jaxclone.types import Array, Tree, require_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,9 @@ class HubertConfig:
     units: int = 100
     projection_width: int = 256
     temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        require_positive(self, "units", "projection_width", "temperature")
 
     @classmethod
     def base(cls, units: int = 100) -> HubertConfig:

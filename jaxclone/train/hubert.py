@@ -15,11 +15,50 @@ from jaxclone import rng
 from jaxclone.losses.masked_units import MaskedUnitsConfig, masked_unit_loss
 from jaxclone.models.hubert import Hubert, HubertConfig
 from jaxclone.nn.masking import MaskingConfig
+from jaxclone.train.health import Watch
 from jaxclone.train.masked import NamedKeys, mask_batch, masked_task
 from jaxclone.train.optim import OptimConfig
 from jaxclone.train.targets import TargetsConfig, make_targets
 from jaxclone.train.task import RunConfig, Task
-from jaxclone.types import Array, Batch, Metrics, Tree, UserError
+from jaxclone.types import Array, Batch, Metrics, Tree, UserError, require_positive
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitCollapseConfig:
+    """When the units, or the naming of them, count as collapsed, which is reported once.
+
+    Attributes:
+        perplexity: units that are there, and that the model names, of which there must not be
+            fewer; 1 is one unit for everything.
+        steps: for so long there may be.
+    """
+
+    perplexity: float = 2.0
+    steps: int = 1000
+
+    def __post_init__(self) -> None:
+        require_positive(self, "perplexity", "steps", or_zero=True)
+
+    def watches(self) -> tuple[Watch, ...]:
+        """What to watch."""
+        return (
+            Watch(
+                "unit_perplexity",
+                self.perplexity,
+                self.steps,
+                "nearly all frames have the same unit",
+                "other features for the units (targets.layer, targets.subtract_mean), more of the "
+                "corpus for the centres (targets.fraction), or recordings with less silence",
+            ),
+            Watch(
+                "prob_perplexity",
+                self.perplexity,
+                self.steps,
+                "the model names the same unit for all frames",
+                "a lower optim.learning_rate with more optim.warmup_steps, optim.clip_norm 1, and "
+                "precision f32 to rule that out",
+            ),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +71,7 @@ class HubertPretrainConfig(RunConfig):
         loss: weights of the loss.
         optim: optimiser.
         targets: what the units are made of.
+        collapse: when to warn of it.
     """
 
     model: HubertConfig = HubertConfig()
@@ -39,6 +79,7 @@ class HubertPretrainConfig(RunConfig):
     loss: MaskedUnitsConfig = MaskedUnitsConfig()
     optim: OptimConfig = OptimConfig()
     targets: TargetsConfig = TargetsConfig()
+    collapse: UnitCollapseConfig = UnitCollapseConfig()
 
     def task(self) -> Task:
         """The functions of this run."""
@@ -68,7 +109,8 @@ class HubertPretrainConfig(RunConfig):
             units = batch.units[:, : masked.shape[1]]
             return masked_unit_loss(output, units, masked, self.loss)
 
-        return masked_task(self, encoder, self.optim, init_params, loss)
+        task = masked_task(self, encoder, self.optim, init_params, loss)
+        return dataclasses.replace(task, watches=self.collapse.watches())
 
     def prepare(self, folder: Path, load: Callable[[str], Any]) -> None:
         """Makes the units, see `jaxclone.train.targets.make_targets`."""

@@ -71,11 +71,18 @@ def fit_kmeans(
         the last state, on the host.
 
     Raises:
-        UserError: the table has no rows.
+        UserError: the table has fewer rows than centres, or the state is not of such.
     """
     n = len(table)
-    if not n:
-        raise UserError("there are no features to find centres of: the recordings are too short")
+    if n < clusters:
+        raise UserError(
+            f"there are {n} features to find {clusters} centres of: give more or longer "
+            "recordings, a larger share of them with targets.fraction, or ask for fewer units"
+        )
+    if state is not None and state.centres.shape != (clusters, table.width):
+        raise UserError(
+            f"centres of shape {state.centres.shape} do not fit {clusters} of width {table.width}"
+        )
     size = min(config.batch_size, n)
     last = max(1, config.epochs * n // size)
     place, whole = batch_sharding(mesh), replicated(mesh)

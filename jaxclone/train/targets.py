@@ -55,7 +55,7 @@ from jaxclone.train.kmeans import Table, fit_kmeans
 from jaxclone.train.signals import Interrupting
 from jaxclone.train.task import RunConfig
 from jaxclone.tree import fingerprint
-from jaxclone.types import Tree, UserError
+from jaxclone.types import Tree, UserError, require_positive
 
 T = TypeVar("T")
 
@@ -86,8 +86,7 @@ class TargetsConfig:
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise UserError(f"targets.fraction must be above 0 and at most 1, got {self.fraction}")
-        if self.batch_size < 1 or self.chunk_seconds <= 0 or self.layer < 1:
-            raise UserError("targets.batch_size, chunk_seconds and layer must be positive")
+        require_positive(self, "layer", "batch_size", "chunk_seconds")
 
 
 def make_targets(
@@ -145,6 +144,8 @@ class _Targets:
         self.here = make_mesh(MeshConfig(), jax.local_devices())
 
     def make(self) -> None:
+        if not (self.folder / "config.json").is_file():
+            self._features()  # wrong settings are to be told before they are written down
         self._claim()
         centres, made_by = self._centres()
         missing = [
@@ -176,6 +177,7 @@ class _Targets:
             "units": self.model.units,
             "seed": self.run.seed,
             "split": self.data[0][1].split,
+            "corpus": self.data[0][0].digest,
         }
         path = self.folder / "config.json"
         if jax.process_index() == 0 and not path.is_file():
@@ -183,7 +185,12 @@ class _Targets:
             with _appearing(path) as part:
                 part.write_text(json.dumps(about, indent=1) + "\n", "utf-8")
         _together("settings of the units are written")
-        if json.loads(path.read_text("utf-8")) != about:
+        try:
+            found = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error}): remove {self.folder}") from None
+        # What an older version did not write down is not known to differ.
+        if not isinstance(found, dict) or about | found != about:
             raise UserError(
                 f"{self.folder} holds units that were begun with other settings of targets, "
                 "model.units, seed or data; start a new run folder with --out"
@@ -258,7 +265,7 @@ class _Targets:
         shards = corpus.shards(part.split)
         files = [folder / f"{Path(shard.name).stem}.npy" for shard in shards]
         missing = [
-            (shard, path) for shard, path in _mine(list(zip(shards, files))) if not path.is_file()
+            (shard, path) for shard, path in _mine(list(zip(shards, files))) if not _opens(path)
         ]
         jobs = [(corpus, self._chosen(corpus, shard)) for shard, _ in missing]
         empty = np.full(features.width, np.nan, np.float32)
@@ -370,6 +377,15 @@ def _appearing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def _opens(path: Path) -> bool:
+    """Whether there is a file of features, and whole."""
+    try:
+        np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return False
+    return True
+
+
 def _read_state(path: Path) -> tuple[KMeansState | None, dict[str, Any]]:
     """The state that was kept and what was kept with it; (None, {}) when there is none.
 
@@ -379,7 +395,12 @@ def _read_state(path: Path) -> tuple[KMeansState | None, dict[str, Any]]:
     state, about = None, {}
     if path.is_file():
         arrays, header = load_tensors(path)
-        state, about = KMeansState(**arrays), json.loads(header["about"])
+        try:
+            state, about = KMeansState(**arrays), json.loads(header["about"])
+        except (KeyError, TypeError, ValueError):
+            raise UserError(
+                f"{path} holds no centres: remove it, and they are found anew"
+            ) from None
     if jax.process_count() > 1:
         step = np.array(-1 if state is None else int(state.step))
         if len(set(multihost_utils.process_allgather(step).tolist())) > 1:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.loader import CropConfig, EpisodeConfig
+from jaxclone import config as configs
 from jaxclone import rng
 from jaxclone.audio.spec import AudioSpec
 from jaxclone.models.hubert import HubertConfig
@@ -77,6 +78,14 @@ def test_step_reports_and_moves(start, batch):
     ):
         moved = abs(after - before).max() > 0
         assert moved, f"{name} is not trained"
+
+
+def test_it_is_watched():
+    """What it watches is what it reports, and the published sizes skip a bad gradient or two."""
+    watched = {watch.metric: watch.below for watch in CONFIG.task().watches}
+    assert watched == {"unit_perplexity": 2.0, "prob_perplexity": 2.0}
+    for name in ("base_it1", "base_it2", "large", "mini_it1", "mini_it2"):
+        assert configs.load(f"pretrain/hubert_{name}").optim.max_skips == 10
 
 
 def test_micro_batches_are_the_batch(start, batch):

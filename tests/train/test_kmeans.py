@@ -109,6 +109,12 @@ def test_any_mesh_gives_the_same_centres(fitted):
     np.testing.assert_allclose(centres, fitted.centres, atol=1e-4)
 
 
-def test_nothing_to_fit():
-    with pytest.raises(UserError, match="no features"):
-        fit_kmeans(Table([np.zeros((0, 8), "f4")]), 3, CONFIG, 0, make_mesh(MeshConfig()))
+@pytest.mark.parametrize("rows", [0, 2])
+def test_fewer_vectors_than_centres(rows):
+    with pytest.raises(UserError, match=f"{rows} features to find 3 centres of: give more"):
+        fit_kmeans(Table([np.zeros((rows, 8), "f4")]), 3, CONFIG, 0, make_mesh(MeshConfig()))
+
+
+def test_centres_of_something_else(table, fitted):
+    with pytest.raises(UserError, match="do not fit 3 of width"):
+        fit_kmeans(table, 3, CONFIG, 0, make_mesh(MeshConfig()), fitted)

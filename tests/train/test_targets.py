@@ -170,6 +170,45 @@ def test_of_another_seed_they_are_another_runs(run, tmp_path):
     prepare(dataclasses.replace(other, data=data, valid=None))
 
 
+def test_of_another_corpus_they_are_another_runs(run, tmp_path, monkeypatch):
+    """Its shards may have the same names, and centres must not pass from one to the other."""
+    prepare(run)
+    copy = tmp_path / "copy"
+    shutil.copytree(run.data.corpus, copy)
+    moved = [dataclasses.replace(part, corpus=str(copy)) for part in (run.data, run.valid)]
+    prepare(dataclasses.replace(run, data=moved[0], valid=moved[1]))  # the same, elsewhere
+    monkeypatch.setattr(Corpus, "digest", "another")
+    with pytest.raises(UserError, match="begun with other settings"):
+        prepare(dataclasses.replace(run, data=moved[0], valid=moved[1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("config.json", "cannot be read .*: remove"),
+        ("kmeans.safetensors", "not a whole safetensors file"),
+    ],
+)
+def test_what_is_damaged_is_one_line(run, name, message):
+    prepare(run)
+    shutil.rmtree(Path(run.data.corpus) / "units")
+    (Path(run.out) / "targets" / name).write_bytes(b"{")
+    with pytest.raises(UserError, match=message) as error:
+        prepare(run)
+    assert "\n" not in str(error.value)
+
+
+def test_a_feature_file_that_was_cut_is_made_again(run, monkeypatch):
+    real = targets.fit_kmeans
+    monkeypatch.setattr(targets, "fit_kmeans", None)
+    with pytest.raises(TypeError):
+        prepare(run)
+    cut, *_ = sorted((Path(run.out) / "targets").glob("features-*/*"))
+    cut.write_bytes(cut.read_bytes()[:-64])
+    monkeypatch.setattr(targets, "fit_kmeans", real)
+    assert len(prepare(run)) == 3
+
+
 def test_a_layer_of_an_encoder(run):
     encoder = Wav2Vec2Encoder(MODEL.encoder)
     waveform, length = jnp.zeros((1, 16_000)), jnp.array([16_000])
@@ -196,6 +235,12 @@ def test_a_layer_of_an_encoder(run):
     )
     with pytest.raises(UserError, match="layer 3: the encoder has 2 layers"):
         prepare(too_deep, {"it1": bundle}.__getitem__)
+    # Nothing was made yet, so that the same folder takes the right one.
+    data = dataclasses.replace(run.data, units="again")
+    prepare(
+        dataclasses.replace(run, out=too_deep.out, data=data, valid=None),
+        {"it1": bundle}.__getitem__,
+    )
 
 
 def test_without_their_mean_features_do_not_tell_how_loud_it_is(run, speakers):
@@ -246,8 +291,9 @@ def test_long_recordings_are_cut(run):
     ("change", "message"),
     [
         ({"fraction": 0.0}, "fraction must be above 0"),
-        ({"layer": 0}, "must be positive"),
-        ({"batch_size": 0}, "must be positive"),
+        ({"layer": 0}, "layer must be above 0"),
+        ({"batch_size": 0}, "batch_size must be above 0"),
+        ({"chunk_seconds": float("nan")}, "chunk_seconds must be finite"),
     ],
 )
 def test_bad_settings(change, message):
