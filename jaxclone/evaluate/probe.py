@@ -23,7 +23,7 @@ from jaxclone.audio.spec import AudioSpec
 from jaxclone.export.bundle import Bundle
 from jaxclone.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2Encoder
 from jaxclone.sharding.rules import unbox
-from jaxclone.types import Array, Tree, UserError
+from jaxclone.types import Array, Tree, UserError, require_positive
 
 # Waveforms in one call of an encoder.
 _BATCH = 8
@@ -55,6 +55,10 @@ class ProbeConfig:
     learning_rate: float = 1e-2
     weight_decay: float = 1e-3
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_positive(self, "recordings", "frames", "updates", "learning_rate")
+        require_positive(self, "weight_decay", or_zero=True)
 
 
 class Frames(NamedTuple):

@@ -79,7 +79,12 @@ def curves_of(
     if names is None:
         names = sorted({name for line in lines for name in line} - {"step", "seconds", "weight"})
     curves = {
-        name: [(line["step"], line[name]) for line in lines if name in line] for name in names
+        name: [
+            (line["step"], line[name])
+            for line in lines
+            if isinstance(line.get(name), int | float)  # and not what a damaged line holds
+        ]
+        for name in names
     }
     return {name: curve for name, curve in curves.items() if curve}
 

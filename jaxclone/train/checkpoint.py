@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 from collections.abc import Collection
 from pathlib import Path
@@ -217,7 +218,10 @@ class Checkpoints:
     ) -> None:
         name = f"checkpoint {self.folder / str(step)}"
         config.audio.require(AudioSpec(**about.audio), name)
-        before = configs.from_data(about.config)
+        try:
+            before = configs.from_data(about.config)
+        except UserError as error:  # not what a checkpoint holds, so a damaged one
+            raise ValueError(error) from None
         changed = [
             field
             for field in configs.difference(before, config)
@@ -242,7 +246,7 @@ class Checkpoints:
         if not damaged:
             return
         for step, problem in damaged.items():
-            aside = self.folder.parent / f"damaged_checkpoint_{step}"
+            aside = _free(self.folder.parent / f"damaged_checkpoint_{step}")
             if jax.process_index() == 0:
                 (self.folder / str(step)).rename(aside)
                 logger.warning(
@@ -268,6 +272,12 @@ class Checkpoints:
             f"a checkpoint could not be written to {self.folder}: {_first_line(error)}; "
             f"{self.last()}"
         )
+
+
+def _free(path: Path) -> Path:
+    """The path, or where there is something already, path-2, path-3 and so on."""
+    names = (path.with_name(f"{path.name}-{n}") for n in itertools.count(2))
+    return next(name for name in itertools.chain([path], names) if not name.exists())
 
 
 def _stands_for(name: str, field: str) -> bool:

@@ -16,7 +16,12 @@ from jaxclone.types import Tree
 
 # Fields of configurations, at any depth, that change how a step is computed and not what; and the
 # plain way, which computes nothing twice and hides nothing in kernels.
-PLAIN = {"remat": "none", "attention_impl": "xla", "positional_impl": "lax"}
+PLAIN: dict[str, Any] = {
+    "remat": "none",
+    "attention_impl": "xla",
+    "positional_impl": "lax",
+    "scan_unroll": 1,
+}
 
 
 def plain(config: Any) -> Any:

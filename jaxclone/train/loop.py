@@ -29,7 +29,7 @@ from jaxclone.train.meter import Meter, samples_of
 from jaxclone.train.program import Program
 from jaxclone.train.signals import StopSignals
 from jaxclone.train.task import Judge, RunConfig, Task
-from jaxclone.train.tracking import Tracker
+from jaxclone.train.tracking import Tracker, read_metrics
 from jaxclone.types import Array, Metrics, Tree, UserError
 
 logger = logging.getLogger(__name__)
@@ -136,6 +136,9 @@ def fit(
         if jax.process_index() == 0:
             tracker = stack.enter_context(Tracker(folder, config, start))
         monitor = Monitor(task.watches)
+        for line in read_metrics(folder, up_to=start):  # what was said is not said again
+            numbers = {name: float(x) for name, x in line.items() if isinstance(x, int | float)}
+            monitor.see(line["step"], numbers)
         run = _Run(config, program, loaders, checkpoints, tracker, monitor, signals, start, judge)
         state = run.train(state)
         return Fit(state, run.summary())
@@ -316,6 +319,8 @@ class _Run:
                 [evaluate(state, first), *(evaluate(state, batch) for batch in rest)]
             )
             weights = np.array([float(metrics.pop("weight", 1.0)) for metrics in results])
+            if not weights.any():
+                raise RunError("nothing in the validation split counts: all is too short")
             values = {
                 name: float(np.average([metrics[name] for metrics in results], weights=weights))
                 for name in results[0]

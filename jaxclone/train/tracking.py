@@ -128,16 +128,20 @@ def read_metrics(folder: Path, up_to: int | None = None) -> list[dict[str, Any]]
         up_to: the last step that is wanted; None for all.
 
     Returns:
-        a dict a line, each with "step" and "seconds"; a line that was cut off is left out.
+        a dict a line, each with "step" and "seconds"; a line that is damaged is left out.
     """
     lines: list[dict[str, Any]] = []
     path = folder / METRICS
     if not path.exists():
         return lines
-    for text in path.read_text().splitlines():
+    for text in path.read_text("utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
+            continue
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            continue
+        if not isinstance(line.get("seconds"), int | float):
             continue
         if up_to is None or line["step"] <= up_to:
             lines.append(line)

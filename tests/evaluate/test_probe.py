@@ -156,6 +156,12 @@ def test_what_cannot_be_probed_is_one_line(corpus: Corpus, bundle: Bundle, tmp_p
         evaluate_probe(bundle, silent, ("train", "test"), config)
 
 
+@pytest.mark.parametrize("name", ["recordings", "frames", "updates"])
+def test_none_of_something_is_one_line(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name} must be above 0"):
+        ProbeConfig(**{name: 0})
+
+
 def test_untrained_parameters_follow_from_the_seed(bundle: Bundle) -> None:
     config = bundle.configs["encoder"]
     one, same, other = (jax.tree.leaves(untrained(config, seed)) for seed in (1, 1, 2))

@@ -50,6 +50,14 @@ def test_curves_are_by_name():
     assert list(curves_of(lines, ("b", "c"))) == ["b"]
 
 
+def test_damaged_lines_are_left_out(run: Path):
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(b'\n[1]\n{"loss": 3}\n"x"\n{"step": "a"}\n\xff\xfe\n{"step": 45}\n')
+        file.write(b'{"step": 50, "seconds": 99, "loss": "x"}\n')
+    told = evaluate_run.main(["--run", str(run)])
+    assert "50 steps" in Path(told["report"]).read_text("utf-8")
+
+
 def test_no_run(tmp_path: Path):
     with pytest.raises(UserError, match="not the folder of a run"):
         evaluate_run.main(["--run", str(tmp_path)])

@@ -133,6 +133,16 @@ def test_a_damaged_one_gives_way_to_the_one_before(
     with Checkpoints(saved, keep=2) as checkpoints:
         checkpoints.save(20, state_at(20), {"step": 20}, CONFIG)
     assert restore(saved).step == 20
+    # And once more.
+    damage(largest_file(saved / "20"))
+    assert restore(saved).step == 10
+    assert (saved.parent / "damaged_checkpoint_20-2").is_dir()
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"_type": "jaxclone.config.Gone"}'])
+def test_a_configuration_that_is_none_is_damage(saved: Path, content: str) -> None:
+    (saved / "20" / "config" / "metadata").write_text(content)
+    assert restore(saved).step == 10
 
 
 @pytest.mark.parametrize("name", ["config", "audio", "digest", "data"])

@@ -173,6 +173,28 @@ def test_collapse_is_told_once_with_what_to_try(
     )
 
 
+def test_collapse_is_told_of_a_run_that_is_stopped_again_and_again(
+    config: RunConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch = Watch("weight", 1e9, 3, "it is always low", "something else")
+    task = dataclasses.replace(toy.task(config), watches=(watch,))
+    told = []
+    for steps in (2, 5, 6):
+        fit(dataclasses.replace(config, steps=steps), task)
+        told.append(list(caplog.messages))
+        caplog.clear()
+    assert [len(lines) for lines in told] == [0, 1, 0]
+    assert told[1][0].startswith("step 4: weight is 80, below 1e+09 since step 1")
+
+
+def test_an_evaluation_of_nothing_ends_the_run(config: RunConfig) -> None:
+    config = dataclasses.replace(config, valid=config.data)
+    nothing = {"loss": np.float32(0), "weight": np.float32(0)}
+    task = dataclasses.replace(toy.task(config), evaluate=lambda state, batch: nothing)
+    with pytest.raises(RunError, match="nothing in the validation split counts"):
+        fit(config, task)
+
+
 def test_an_evaluation_that_is_not_finite_ends_the_run(config: RunConfig) -> None:
     config = dataclasses.replace(config, valid=config.data)
     task = toy.task(config)
