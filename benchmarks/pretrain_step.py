@@ -1,13 +1,13 @@
 """wav2vec 2.0 BASE in f32: our training step against `transformers` + torch, same shapes, same run.
 
-    python benchmarks/pretrain_step.py [--batch 2] [--seconds 5] [--repeats 5]
+    python benchmarks/pretrain_step.py [--batch 2] [--seconds 5] [--repeats 5] [--small-pages]
 
 A step is forward, backward and Adam update with dropout, masking, 100 negatives a frame and the
 Gumbel quantiser; both sides run all layers (no layer drop), at the published sizes. Theirs gets its
 masks and negatives ready made; ours draws them within the step. "forward" is the encoder alone,
-without dropout. Each side has a process of its own, ours set up as the `jaxclone` command sets it
-up; they take turns. Prints one JSON line: seconds of audio a second of each, and the ratios of ours
-to theirs, medians over the repetitions.
+without dropout. Each side has a process of its own, both with memory in huge pages, which the
+`jaxclone` command asks for (`--small-pages` for neither); they take turns. Prints one JSON line:
+seconds of audio a second of each, and the ratios of ours to theirs, medians over the repetitions.
 """
 
 from __future__ import annotations
@@ -119,19 +119,21 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--small-pages", action="store_true")
     options = parser.parse_args()
+    if not options.small_pages:
+        os.environ[TUNABLES] = HUGE_PAGES  # read by the processes that are started
     shape = (options.batch, int(options.seconds * RATE))
     spawn = multiprocessing.get_context("spawn")
     contestants: dict[str, Connection] = {}
     for name in ("transformers", "jaxclone"):
         contestants[name], there = spawn.Pipe()
-        if name == "jaxclone":
-            os.environ[TUNABLES] = HUGE_PAGES
         spawn.Process(target=serve, args=(name, shape, there), daemon=True).start()
     result: dict[str, object] = {
         "benchmark": "pretrain_step",
         "batch": options.batch,
         "seconds": options.seconds,
+        "huge_pages": not options.small_pages,
     }
     for work in ("forward", "step"):
         times: dict[str, list[float]] = {name: [] for name in contestants}
