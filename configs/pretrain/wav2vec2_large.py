@@ -32,7 +32,7 @@ def get_config(size: Literal["full", "smoke"] = "full") -> PretrainConfig:
     )
     crops = dataclasses.replace(
         base.data,
-        batch_size=4 if smoke else 512,  # 2.8 h of audio
+        batch_size=4 if smoke else 512,  # 2.8 h of audio at most; published: 2.7 h
         crop_seconds=1.0 if smoke else 20.0,
     )
     return dataclasses.replace(

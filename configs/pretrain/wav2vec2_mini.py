@@ -40,7 +40,7 @@ def get_config(size: Literal["full", "smoke"] = "full") -> PretrainConfig:
         data=data,
         valid=dataclasses.replace(data, split="valid"),
         masking=MaskingConfig(start_probability=0.15, span=4, min_spans=2),
-        loss=ContrastiveConfig(temperature=0.1, diversity=0.3, feature_penalty=1.0),
+        loss=ContrastiveConfig(temperature=0.1, diversity=1.0, feature_penalty=1.0, unmasked=1.0),
         temperature=TemperatureConfig(2.0, 0.5, 0.9985),
         optim=dataclasses.replace(
             published.optim,

@@ -21,7 +21,14 @@ from jaxclone.nn.quantize import GumbelQuantizer, QuantizerConfig
 from jaxclone.nn.relative import RelativePositions, RelativePositionsConfig
 from jaxclone.nn.stem import ConvStem, MelStem, StemNorm
 from jaxclone.nn.transformer import Remat, TransformerLayer, rematerialized
-from jaxclone.types import Array, Tree, UserError, length_mask
+from jaxclone.types import (
+    Array,
+    Tree,
+    UserError,
+    length_mask,
+    require_positive,
+    require_rates,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +106,12 @@ class Wav2Vec2Config:
     )
 
     def __post_init__(self) -> None:
+        require_positive(self, "conv_width", "conv_kernels", "conv_strides", "width", "layers")
+        require_positive(self, "heads", "mlp_width", "positional_kernel", "positional_groups")
+        require_positive(self, "scan_unroll")
+        require_positive(self, "feature_grad_scale", or_zero=True)
+        require_rates(self, "input_dropout", "dropout", "attention_dropout", "activation_dropout")
+        require_positive(self, "layer_drop", or_zero=True, most=1)
         if len(self.conv_kernels) != len(self.conv_strides):
             raise UserError("wav2vec 2.0: conv_kernels and conv_strides differ in number")
         if self.width % self.heads or self.width % self.positional_groups:
@@ -381,6 +394,10 @@ class Wav2Vec2PretrainingConfig:
 
     HOW: ClassVar = frozenset({"target_dropout"})
 
+    def __post_init__(self) -> None:
+        require_positive(self, "projection_width")
+        require_rates(self, "target_dropout")
+
     @classmethod
     def base(cls) -> Wav2Vec2PretrainingConfig:
         """Published BASE."""
@@ -404,7 +421,7 @@ class Wav2Vec2PretrainingConfig:
 
 @struct.dataclass
 class PretrainingOutput:
-    """What the loss compares, at the masked frames alone.
+    """What the loss compares, at the frames of a list: the masked ones.
 
     Attributes:
         predicted: [b, m, d] from the transformer.
@@ -438,12 +455,12 @@ class Wav2Vec2Pretraining(nn.Module):
         noise_keys: Keys | None = None,
         dropout_keys: Keys | None = None,
     ) -> PretrainingOutput:
-        """Predicts the quantised features of the masked frames.
+        """Predicts the quantised features of the frames to compare.
 
         Args:
             waveform: samples.
             length: true samples.
-            masked: frames to mask.
+            masked: frames to mask, and those to compare.
             temperature: of the quantiser's Gumbel softmax.
             noise_keys: one an example, for its noise; None for none.
             dropout_keys: one an example; None for no dropout.

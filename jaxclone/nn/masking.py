@@ -40,18 +40,33 @@ class MaskingConfig:
 
 @struct.dataclass
 class MaskedFrames:
-    """The masked frames of a batch, as a mask and as a list.
+    """The masked frames of a batch, and a list of the frames to compare: those, or all.
 
     Attributes:
         mask: bool[b, f].
-        index: i32[b, m] the masked frames of each example in order; m is the most that an example
-            of f frames can have, the rest of the list is 0.
+        index: i32[b, m] the frames to compare of each example in order; m is the most that an
+            example of f frames can have, the rest of the list is 0.
         valid: bool[b, m] which entries of the list are frames.
     """
 
     mask: Tree
     index: Tree
     valid: Tree
+
+    def all_compared(self, length: Int[Array, " b"]) -> MaskedFrames:
+        """The same frames masked, and a list of all frames.
+
+        Args:
+            length: true frames.
+        """
+        frames = jnp.broadcast_to(jnp.arange(self.mask.shape[1]), self.mask.shape)
+        valid = frames < length[:, None]
+        return MaskedFrames(self.mask, jnp.where(valid, frames, 0), valid)
+
+    @property
+    def hidden(self) -> Bool[Array, "b m"]:
+        """Which entries of the list are masked frames."""
+        return self.valid & jnp.take_along_axis(self.mask, self.index, axis=1)
 
 
 def mask_spans(

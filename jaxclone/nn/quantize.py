@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float
 
 from jaxclone.nn.layers import Keys, dense
-from jaxclone.types import Array, Tree, UserError
+from jaxclone.types import Array, Tree, UserError, require_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,7 @@ class QuantizerConfig:
     width: int = 256
 
     def __post_init__(self) -> None:
+        require_positive(self, "groups", "codes", "width")
         if self.width % self.groups:
             raise UserError(f"quantizer: {self.groups} groups do not divide width {self.width}")
 
@@ -109,6 +110,9 @@ def perplexity(
 ) -> Float[Array, ""]:
     """Codes in use, summed over the codebooks: exp of the entropy of the mean distribution.
 
+    As published, 1e-7 is added within the logarithm: the gradient is finite for a code that no
+    frame uses.
+
     Args:
         distribution: over the entries of each codebook; one-hot for the codes that were chosen.
         valid: frames that count.
@@ -119,4 +123,4 @@ def perplexity(
     """
     count = jnp.maximum(valid.sum(), 1)
     mean = jnp.where(valid[..., None, None], distribution, 0).sum((0, 1)) / count
-    return jnp.exp(-jax.scipy.special.xlogy(mean, mean).sum(-1)).sum()
+    return jnp.exp(-(mean * jnp.log(mean + 1e-7)).sum(-1)).sum()

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from data_pipelines.loader import CropConfig
 from jaxclone import rng
 from jaxclone.models.wav2vec2 import Wav2Vec2Config
 from jaxclone.nn.masking import MaskedFrames, MaskingConfig, mask_spans
@@ -16,7 +17,10 @@ from jaxclone.train import optim
 from jaxclone.train.optim import OptimConfig
 from jaxclone.train.state import ModelState, TrainState
 from jaxclone.train.task import RunConfig, Task
-from jaxclone.types import Array, Batch, Metrics, Tree
+from jaxclone.types import Array, Batch, Metrics, Tree, UserError
+
+# Frames of a crop: with fewer, none is masked (`nn.masking`).
+_FEWEST = 3
 
 # (name of a stream) -> a key an example.
 NamedKeys = Callable[[str], jax.Array]
@@ -46,9 +50,17 @@ def masked_task(
             is kept too.
 
     Raises:
-        UserError: the encoder's frames are not those of the AudioSpec.
+        UserError: the encoder's frames are not those of the AudioSpec, or crops have too few.
     """
     encoder.require(run.audio)
+    for data in (run.data, run.valid):
+        if isinstance(data, CropConfig):
+            seconds = min(data.buckets or (data.crop_seconds,))
+            frames = encoder.frame_length(run.audio.n_samples(seconds))
+            if frames < _FEWEST:
+                raise UserError(
+                    f"{seconds:g} s make {frames} frames; masking takes {_FEWEST} or more"
+                )
     tx, schedule = optim.make_optimizer(optim_config, run.steps)
 
     def init(key: jax.Array, pretrained: Mapping[str, Tree]) -> TrainState:

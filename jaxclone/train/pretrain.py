@@ -16,7 +16,7 @@ from jaxclone.train.health import Watch
 from jaxclone.train.masked import NamedKeys, mask_batch, masked_task
 from jaxclone.train.optim import OptimConfig
 from jaxclone.train.task import RunConfig, Task
-from jaxclone.types import Array, Batch, Metrics, Tree
+from jaxclone.types import Array, Batch, Metrics, Tree, UserError, require_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,11 @@ class TemperatureConfig:
     start: float = 2.0
     end: float = 0.5
     decay: float = 0.999995
+
+    def __post_init__(self) -> None:
+        require_positive(self, "start", "end", "decay")
+        if self.decay > 1:
+            raise UserError(f"temperature.decay must be at most 1, got {self.decay}")
 
     def __call__(self, step: int | Array) -> jax.Array:
         """At a step.
@@ -52,6 +57,9 @@ class CollapseConfig:
     perplexity: float = 2.0
     variance: float = 0.01
     steps: int = 1000
+
+    def __post_init__(self) -> None:
+        require_positive(self, "perplexity", "variance", "steps", or_zero=True)
 
     def watches(self, codebooks: int) -> tuple[Watch, ...]:
         """What to watch."""
@@ -97,6 +105,10 @@ class PretrainConfig(RunConfig):
     optim: OptimConfig = OptimConfig()
     collapse: CollapseConfig = CollapseConfig()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(self, "negatives")
+
     def task(self) -> Task:
         """The functions of this run."""
         encoder = self.model.encoder
@@ -115,6 +127,8 @@ class PretrainConfig(RunConfig):
             params: Tree, batch: Batch, keys: NamedKeys, step: Array | None
         ) -> tuple[jax.Array, Metrics]:
             masked = mask_batch(keys("mask"), batch, encoder, self.masking)
+            if self.loss.unmasked:
+                masked = masked.all_compared(encoder.frame_length(batch.length))
             in_training = (
                 {}
                 if step is None
@@ -128,7 +142,7 @@ class PretrainConfig(RunConfig):
                 {"params": params}, batch.waveform, batch.length, masked, **in_training
             )
             negatives = sample_negatives(keys("negatives"), masked.valid, self.negatives)
-            return pretraining_loss(output, negatives, masked.valid, self.loss)
+            return pretraining_loss(output, negatives, masked, self.loss)
 
         def reported(step: Array) -> Metrics:
             return {"temperature": self.temperature(step)}

@@ -12,10 +12,14 @@ import pytest
 from jaxclone import rng
 from jaxclone.losses.contrastive import ContrastiveConfig, contrastive_loss, pretraining_loss
 from jaxclone.models.wav2vec2 import PretrainingOutput
-from jaxclone.nn.masking import sample_negatives
+from jaxclone.nn.masking import MaskedFrames, sample_negatives
 
 B, M, K = 3, 9, 20
 VALID = jnp.arange(M) < jnp.array([9, 5, 0])[:, None]
+# Of each list, the frames at odd places are masked.
+FRAMES = jnp.broadcast_to(jnp.arange(M), (B, M))
+ALL = MaskedFrames(VALID & (FRAMES % 2 == 1), FRAMES, VALID)
+MASKED = MaskedFrames(VALID, FRAMES, VALID)
 
 
 def example(seed=0):
@@ -51,6 +55,22 @@ def test_equals_a_loop():
     assert metrics["weight"] == 14
 
 
+def test_frames_that_are_not_masked_have_a_weight_of_their_own():
+    predicted, target, codes, negatives, valid = map(np.asarray, example())
+    hidden = np.asarray(ALL.hidden)
+    loss, metrics = contrastive_loss(*example(), hidden=ALL.hidden, unmasked=0.3)
+    (masked, accuracy), (others, accuracy_unmasked) = (
+        loop(predicted, target, codes, negatives, where, 0.1) for where in (hidden, valid & ~hidden)
+    )
+    # Of 9 and 5 frames, 4 and 2 are masked.
+    weight = 6 + 0.3 * 8
+    np.testing.assert_allclose(loss, (6 * masked + 0.3 * 8 * others) / weight, rtol=1e-5)
+    np.testing.assert_allclose(metrics["weight"], weight, rtol=1e-6)
+    np.testing.assert_allclose(metrics["bits"], masked / math.log(2), rtol=1e-5)
+    np.testing.assert_allclose(metrics["accuracy"], accuracy, rtol=1e-5)
+    np.testing.assert_allclose(metrics["accuracy_unmasked"], accuracy_unmasked, rtol=1e-5)
+
+
 def test_collapsed_codes_give_no_loss_and_no_credit():
     predicted, target, codes, negatives, valid = example()
     args = predicted, target, jnp.zeros_like(codes), negatives, valid
@@ -79,7 +99,7 @@ def output(seed=0, probability=None):
 def test_parts_of_the_whole():
     negatives = example()[3]
     parts = {
-        name: pretraining_loss(output(), negatives, VALID, ContrastiveConfig(0.1, *weights))
+        name: pretraining_loss(output(), negatives, MASKED, ContrastiveConfig(0.1, *weights))
         for name, weights in {"contrast": (0.0, 0.0), "all": (0.3, 2.0)}.items()
     }
     contrast, metrics = parts["contrast"]
@@ -90,35 +110,37 @@ def test_parts_of_the_whole():
     np.testing.assert_allclose(metrics["bits"], contrast / math.log(2), rtol=1e-6)
 
 
-def test_parts_of_a_batch_add_up():
-    config = ContrastiveConfig(diversity=0.0)
+@pytest.mark.parametrize(("frames", "unmasked"), [(MASKED, 0.0), (ALL, 0.3)], ids=["masked", "all"])
+def test_parts_of_a_batch_add_up(frames, unmasked):
+    config = ContrastiveConfig(diversity=0.0, unmasked=unmasked)
     negatives = example()[3]
-    whole, metrics = pretraining_loss(output(), negatives, VALID, config)
+    whole, metrics = pretraining_loss(output(), negatives, frames, config)
     total = 0.0
     for i in range(B):
-        part = jax.tree.map(lambda x, i=i: x[i : i + 1], (output(), negatives, VALID))
+        part = jax.tree.map(lambda x, i=i: x[i : i + 1], (output(), negatives, frames))
         loss, more = pretraining_loss(*part, config)
         total += loss * more["weight"]
     np.testing.assert_allclose(total / metrics["weight"], whole, rtol=1e-5)
 
 
 def test_perplexities_are_those_of_masked_frames():
-    _, metrics = pretraining_loss(output(), example()[3], VALID, ContrastiveConfig())
+    _, metrics = pretraining_loss(output(), example()[3], MASKED, ContrastiveConfig())
     assert 2 <= metrics["code_perplexity"] <= 6
     one = jnp.zeros((B, M, 2, 3)).at[..., 1].set(1.0)
-    collapsed = output().replace(probabilities=one, codes=jnp.ones((B, M, 2), jnp.int32))
-    _, metrics = pretraining_loss(collapsed, example()[3], VALID, ContrastiveConfig())
+    # The codes of `output` are many, as noise makes them.
+    collapsed = output().replace(probabilities=one)
+    _, metrics = pretraining_loss(collapsed, example()[3], MASKED, ContrastiveConfig())
     assert metrics["prob_perplexity"] == metrics["code_perplexity"] == pytest.approx(2)
 
 
 def test_predictions_that_are_all_the_same_have_no_variance():
     negatives, config = example()[3], ContrastiveConfig()
-    _, metrics = pretraining_loss(output(), negatives, VALID, config)
+    _, metrics = pretraining_loss(output(), negatives, MASKED, config)
     unit = output().predicted / jnp.linalg.norm(output().predicted, axis=-1, keepdims=True)
     spread = jnp.square(unit[VALID] - unit[VALID].mean(0)).sum(-1).mean()
     np.testing.assert_allclose(metrics["prediction_variance"], spread, rtol=1e-5)
     # Nor does their length make any, or what stands where no frame is.
     same = jnp.full_like(output().predicted, 3.0).at[0].mul(2.0)
     same = jnp.where(VALID[..., None], same, output().predicted)
-    _, metrics = pretraining_loss(output().replace(predicted=same), negatives, VALID, config)
+    _, metrics = pretraining_loss(output().replace(predicted=same), negatives, MASKED, config)
     assert metrics["prediction_variance"] == pytest.approx(0, abs=1e-6)

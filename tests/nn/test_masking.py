@@ -81,6 +81,17 @@ def test_list_holds_the_mask():
         np.testing.assert_array_equal(np.flatnonzero(mask), index[valid])
 
 
+def test_list_of_all_frames_tells_which_are_hidden():
+    length = jnp.array([100, 40, 2])
+    masked = mask_spans(keys(3), length, 100, PUBLISHED)
+    np.testing.assert_array_equal(masked.hidden, masked.valid)
+    everything = masked.all_compared(length)
+    np.testing.assert_array_equal(everything.mask, masked.mask)
+    np.testing.assert_array_equal(everything.hidden, masked.mask)
+    for index, valid, n in zip(everything.index, everything.valid, length):
+        np.testing.assert_array_equal(index[valid], np.arange(n))
+
+
 def test_negatives_are_other_masked_frames_drawn_evenly():
     valid = jnp.arange(12) < jnp.array([12, 7, 0])[:, None]
     negatives = np.asarray(sample_negatives(keys(3), valid, 5000))

@@ -89,6 +89,24 @@ def test_perplexity_counts_the_codes_in_use():
     assert perplexity(jax.nn.one_hot(codes, 5), valid) == pytest.approx(4 + 1)
 
 
-def test_bad_groups():
-    with pytest.raises(UserError, match="quantizer: 3 groups do not divide width 256"):
-        QuantizerConfig(groups=3)
+def test_perplexity_has_a_gradient_where_a_code_is_never_used():
+    """A softmax in f32 is 0 from a difference of 104 on, which LARGE's first logits come near."""
+    logits = jnp.zeros((1, 5, 2, 4)).at[..., 3].set(-200.0)
+    valid = jnp.ones((1, 5), bool)
+    assert jax.nn.softmax(logits).min() == 0
+    grad = jax.grad(lambda x: perplexity(jax.nn.softmax(x), valid))(logits)
+    assert jnp.isfinite(grad).all()
+    assert perplexity(jax.nn.softmax(logits), valid) == pytest.approx(2 * 3, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"groups": 3}, "quantizer: 3 groups do not divide width 256"),
+        ({"groups": 0}, "groups must be above 0"),
+        ({"codes": 0}, "codes must be above 0"),
+    ],
+)
+def test_bad_sizes(change, message):
+    with pytest.raises(UserError, match=message):
+        QuantizerConfig(**change)

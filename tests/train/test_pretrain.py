@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipelines.loader import CropConfig
 from jaxclone import rng
 from jaxclone.audio.spec import hifigan_22k
 from jaxclone.losses.contrastive import ContrastiveConfig
@@ -78,11 +79,13 @@ def test_step_reports_and_moves(start, batch):
         assert moved, f"{name} is not trained"
 
 
-def test_micro_batches_are_the_batch(start, batch):
+@pytest.mark.parametrize("unmasked", [0.0, 0.5])
+def test_micro_batches_are_the_batch(start, batch, unmasked):
     """Not with a weight on diversity: the entropy of a mean is no mean of entropies."""
-    whole, metrics = run(CONFIG, start, batch)
-    parts, more = run(dataclasses.replace(CONFIG, microbatches=2), start, batch)
-    for name in ("loss", "weight", "accuracy", "bits", "feature_penalty", "grad_norm"):
+    config = dataclasses.replace(CONFIG, loss=ContrastiveConfig(diversity=0.0, unmasked=unmasked))
+    whole, metrics = run(config, start, batch)
+    parts, more = run(dataclasses.replace(config, microbatches=2), start, batch)
+    for name in ("loss", "weight", "feature_penalty", "grad_norm"):
         np.testing.assert_allclose(more[name], metrics[name], rtol=1e-4, err_msg=name)
     for moment in (0, 1):  # of Adam: the gradient and its square
         a, b = (jax.tree.leaves(state.model.opt_state[0][moment + 1]) for state in (whole, parts))
@@ -129,6 +132,29 @@ def test_starts_from_an_encoder_and_its_heads(start):
         models = task.models(nn.unbox(init(rng.root(3), {name: given[name] for name in names})))
         for name in names:
             jax.tree.map(np.testing.assert_array_equal, models[name], given[name])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TemperatureConfig(decay=0.0), "decay must be above 0"),
+        (lambda: TemperatureConfig(decay=1.1), "decay must be at most 1"),
+        (lambda: ContrastiveConfig(temperature=0.0), "temperature must be above 0"),
+        (lambda: ContrastiveConfig(diversity=float("nan")), "diversity must be finite"),
+        (lambda: dataclasses.replace(ENCODER, heads=0), "heads must be above 0"),
+        (lambda: dataclasses.replace(ENCODER, layers=-1), "layers must be above 0"),
+        (lambda: dataclasses.replace(ENCODER, dropout=1.0), "dropout must be at least 0 and below"),
+        (lambda: dataclasses.replace(TINY, projection_width=0), "projection_width must be above"),
+        (lambda: dataclasses.replace(CONFIG, negatives=0), "negatives must be above 0"),
+        (
+            lambda: dataclasses.replace(CONFIG, data=CropConfig(crop_seconds=0.05)).task(),
+            "0.05 s make 2 frames; masking takes 3 or more",
+        ),
+    ],
+)
+def test_bad_settings(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
 
 
 def test_published_temperature():
