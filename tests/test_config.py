@@ -104,7 +104,7 @@ def test_json_refuses_what_is_no_part_of_a_config(value):
         ({"_type": AUDIO, "log": "log2"}, "config.log"),
         ({"_type": AUDIO, "n_mels": [80]}, "config.n_mels"),
         ({"_type": AUDIO, "hop_length": 4096}, "hop_length <= win_length"),
-        ({"_type": ENCODER, "heads": 0}, "config: its values fit no Wav2Vec2Config"),
+        ({"_type": ENCODER, "heads": 0}, "heads must be above 0, got 0"),
         ({"_type": RUN, "data": {"_type": AUDIO}}, "config.data"),
         ({"_type": RUN, "data": {"_type": "os.system"}}, "config.data: 'os.system'"),
         ({"_type": RUN, "audio": {"_type": AUDIO, "x": 1}}, "config.audio: unknown field 'x'"),

@@ -162,10 +162,10 @@ def read(path: Path) -> Imported:
     if not _has_mask_embedding(data):
         tensors.setdefault(_MASK_EMBEDDING, np.zeros(encoder.width, np.float32))
     origins = {"encoder": {"format": "hf", "config": data}}
-    rate = recordings.get("sampling_rate", AudioSpec().sample_rate)
-    if not isinstance(rate, int):
-        raise UserError(f"{preprocessor}: sampling_rate is {rate!r}, no number")
-    audio = AudioSpec(sample_rate=rate, hop_length=encoder.hop_length)
+    rate = recordings.get("sampling_rate") or AudioSpec().sample_rate
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or rate != int(rate):
+        raise UserError(f"{preprocessor}: sampling_rate is {rate!r}")
+    audio = AudioSpec(sample_rate=int(rate), hop_length=encoder.hop_length)
     return Imported(assemble(tensors, configs, audio, TABLE, str(path), origins), left_out)
 
 

@@ -14,6 +14,9 @@ from jaxclone.nn.norm import unit_norm
 from jaxclone.nn.quantize import perplexity
 from jaxclone.types import Array, Metrics, require_positive
 
+# Keeps a mean over nothing at zero.
+_TINY = 1e-30
+
 
 @dataclasses.dataclass(frozen=True)
 class ContrastiveConfig:
@@ -85,7 +88,7 @@ def contrastive_loss(
     correct = (positive > hardest) & (hardest > -jnp.inf)
 
     def mean(x: Array, weight: Array) -> Array:
-        return jnp.where(weight > 0, x * weight, 0).sum() / jnp.maximum(weight.sum(), 1)
+        return jnp.where(weight > 0, x * weight, 0).sum() / jnp.maximum(weight.sum(), _TINY)
 
     surprise = total - positive
     weight = _weights(valid, hidden, unmasked)
@@ -142,7 +145,7 @@ def pretraining_loss(
     unit = jnp.where(valid[..., None], unit_norm(output.predicted), 0)
     mean = unit.sum((0, 1)) / jnp.maximum(valid.sum(), 1)
     share = _weights(valid, masked.hidden, config.unmasked).sum(1)
-    penalty = (output.energy * share).sum() / jnp.maximum(metrics["weight"], 1)
+    penalty = (output.energy * share).sum() / jnp.maximum(metrics["weight"], _TINY)
     return loss + config.diversity * diversity + config.feature_penalty * penalty, {
         **metrics,
         "prob_perplexity": in_use,

@@ -218,10 +218,9 @@ class Checkpoints:
     ) -> None:
         name = f"checkpoint {self.folder / str(step)}"
         config.audio.require(AudioSpec(**about.audio), name)
-        try:
-            before = configs.from_data(about.config)
-        except UserError as error:  # not what a checkpoint holds, so a damaged one
-            raise ValueError(error) from None
+        if not isinstance(about.config, dict) or "_type" not in about.config:
+            raise ValueError("its configuration is none")
+        before = configs.from_data(about.config)
         changed = [
             field
             for field in configs.difference(before, config)

@@ -33,8 +33,19 @@ class Monitor:
         self._low_since: dict[Watch, int] = {}
         self._told: set[Watch] = set()
 
+    def remember(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Follows what an earlier start of the run has logged, and says nothing."""
+        for watch in self._watches:
+            value = metrics.get(watch.metric)
+            if value is None:
+                continue
+            if value >= watch.below:
+                self._low_since.pop(watch, None)
+            else:
+                self._low_since.setdefault(watch, step)
+
     def see(self, step: int, metrics: Mapping[str, float]) -> list[str]:
-        """What there is to say after a step: each thing once.
+        """What there is to say after a step: each thing once a start.
 
         >>> watch = Watch("code_perplexity", 4.0, 20, "few codes are in use", "diversity")
         >>> monitor = Monitor([watch])
@@ -44,19 +55,14 @@ class Monitor:
         >>> print(seen[2][0])
         step 30: code_perplexity is 2, below 4 since step 10: few codes are in use; try diversity
         """
+        self.remember(step, metrics)
         lines = []
-        for watch in self._watches:
-            value = metrics.get(watch.metric)
-            if value is None:
-                continue
-            if value >= watch.below:
-                self._low_since.pop(watch, None)
-                continue
-            since = self._low_since.setdefault(watch, step)
-            if step - since >= watch.steps and watch not in self._told:
+        for watch, since in self._low_since.items():
+            late = watch.metric in metrics and step - since >= watch.steps
+            if late and watch not in self._told:
                 self._told.add(watch)
                 lines.append(
-                    f"step {step}: {watch.metric} is {value:.3g}, below {watch.below:g} since step "
-                    f"{since}: {watch.meaning}; try {watch.advice}"
+                    f"step {step}: {watch.metric} is {metrics[watch.metric]:.3g}, below "
+                    f"{watch.below:g} since step {since}: {watch.meaning}; try {watch.advice}"
                 )
         return lines

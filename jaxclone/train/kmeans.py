@@ -76,8 +76,9 @@ def fit_kmeans(
     n = len(table)
     if n < clusters:
         raise UserError(
-            f"there are {n} features to find {clusters} centres of: give more or longer "
-            "recordings, a larger share of them with targets.fraction, or ask for fewer units"
+            f"there are {n} features to find {clusters} centres of: in a new run folder (--out), "
+            "give more recordings, a larger share of them with targets.fraction, or ask for fewer "
+            "units"
         )
     if state is not None and state.centres.shape != (clusters, table.width):
         raise UserError(

@@ -132,13 +132,12 @@ def fit(
             state, start = restored.state, restored.step
             loaders[0].set_state(restored.data)
             logger.info("%s continues from step %d", folder, start)
-        tracker = None
-        if jax.process_index() == 0:
+        tracker, monitor = None, Monitor(task.watches)
+        if jax.process_index() == 0:  # which alone warns
             tracker = stack.enter_context(Tracker(folder, config, start))
-        monitor = Monitor(task.watches)
-        for line in read_metrics(folder, up_to=start):  # what was said is not said again
-            numbers = {name: float(x) for name, x in line.items() if isinstance(x, int | float)}
-            monitor.see(line["step"], numbers)
+            for line in read_metrics(folder, up_to=start):
+                numbers = {name: float(x) for name, x in line.items() if isinstance(x, int | float)}
+                monitor.remember(line["step"], numbers)
         run = _Run(config, program, loaders, checkpoints, tracker, monitor, signals, start, judge)
         state = run.train(state)
         return Fit(state, run.summary())
@@ -320,7 +319,11 @@ class _Run:
             )
             weights = np.array([float(metrics.pop("weight", 1.0)) for metrics in results])
             if not weights.any():
-                raise RunError("nothing in the validation split counts: all is too short")
+                self.checkpoints.wait()
+                raise RunError(
+                    "nothing in the validation split counts, all is too short; "
+                    f"{self.checkpoints.last()}"
+                )
             values = {
                 name: float(np.average([metrics[name] for metrics in results], weights=weights))
                 for name in results[0]

@@ -189,8 +189,8 @@ class _Targets:
             found = json.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read ({error}): remove {self.folder}") from None
-        # What an older version did not write down is not known to differ.
-        if not isinstance(found, dict) or about | found != about:
+        # An older version did not write down the corpus, which is not known to differ.
+        if not isinstance(found, dict) or {"corpus": about["corpus"], **found} != about:
             raise UserError(
                 f"{self.folder} holds units that were begun with other settings of targets, "
                 "model.units, seed or data; start a new run folder with --out"
@@ -265,7 +265,9 @@ class _Targets:
         shards = corpus.shards(part.split)
         files = [folder / f"{Path(shard.name).stem}.npy" for shard in shards]
         missing = [
-            (shard, path) for shard, path in _mine(list(zip(shards, files))) if not _opens(path)
+            (shard, path)
+            for shard, path in _mine(list(zip(shards, files)))
+            if not _opens(path, features.width)
         ]
         jobs = [(corpus, self._chosen(corpus, shard)) for shard, _ in missing]
         empty = np.full(features.width, np.nan, np.float32)
@@ -377,13 +379,13 @@ def _appearing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def _opens(path: Path) -> bool:
-    """Whether there is a file of features, and whole."""
+def _opens(path: Path, width: int) -> bool:
+    """Whether there is a file of features of this width, and whole."""
     try:
-        np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception:  # noqa: BLE001 - numpy does not say what a damaged header raises
         return False
-    return True
+    return isinstance(found, np.ndarray) and found.ndim == 2 and found.shape[1] == width
 
 
 def _read_state(path: Path) -> tuple[KMeansState | None, dict[str, Any]]:
@@ -396,7 +398,8 @@ def _read_state(path: Path) -> tuple[KMeansState | None, dict[str, Any]]:
     if path.is_file():
         arrays, header = load_tensors(path)
         try:
-            state, about = KMeansState(**arrays), json.loads(header["about"])
+            state, about = KMeansState(**arrays), dict(json.loads(header["about"]))
+            about["features"]
         except (KeyError, TypeError, ValueError):
             raise UserError(
                 f"{path} holds no centres: remove it, and they are found anew"

@@ -139,10 +139,18 @@ def test_a_damaged_one_gives_way_to_the_one_before(
     assert (saved.parent / "damaged_checkpoint_20-2").is_dir()
 
 
-@pytest.mark.parametrize("content", ["[1]", '{"_type": "jaxclone.config.Gone"}'])
+@pytest.mark.parametrize("content", ["[1]", "{}"])
 def test_a_configuration_that_is_none_is_damage(saved: Path, content: str) -> None:
     (saved / "20" / "config" / "metadata").write_text(content)
     assert restore(saved).step == 10
+
+
+def test_one_of_another_version_stays_where_it_is(saved: Path) -> None:
+    """It may be sound, and going back behind it would lose what it holds."""
+    (saved / "20" / "config" / "metadata").write_text('{"_type": "jaxclone.config.Gone"}')
+    with pytest.raises(UserError, match="Gone"):
+        restore(saved)
+    assert (saved / "20").is_dir()
 
 
 @pytest.mark.parametrize("name", ["config", "audio", "digest", "data"])

@@ -111,7 +111,7 @@ def test_any_mesh_gives_the_same_centres(fitted):
 
 @pytest.mark.parametrize("rows", [0, 2])
 def test_fewer_vectors_than_centres(rows):
-    with pytest.raises(UserError, match=f"{rows} features to find 3 centres of: give more"):
+    with pytest.raises(UserError, match=f"{rows} features to find 3 centres of: in a new"):
         fit_kmeans(Table([np.zeros((rows, 8), "f4")]), 3, CONFIG, 0, make_mesh(MeshConfig()))
 
 
