@@ -29,7 +29,7 @@ def get_config(size: Literal["full", "smoke"] = "full") -> PretrainConfig:
     smoke = size == "smoke"
     published = configs.load(f"pretrain/wav2vec2_base:{size}")
     encoder = Wav2Vec2Config.mini() if smoke else Wav2Vec2Config.small()
-    # As published: at the full gradient the stem forgets what is hard to predict.
+    # As published, and not all of the gradient as in `small`.
     encoder = dataclasses.replace(encoder, feature_grad_scale=0.1)
     data = CropConfig(batch_size=4 if smoke else 8, crop_seconds=1.0 if smoke else 3.0)
     return dataclasses.replace(
