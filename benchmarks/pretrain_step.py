@@ -1,13 +1,18 @@
 """wav2vec 2.0 BASE in f32: our training step against `transformers` + torch, same shapes, same run.
 
-    python benchmarks/pretrain_step.py [--batch 2] [--seconds 5] [--repeats 5] [--small-pages]
+    python benchmarks/pretrain_step.py [--batch 2] [--seconds 5] [--repeats 5] [--steps 4]
+        [--memory huge|small|kept]
 
 A step is forward, backward and Adam update with dropout, masking, 100 negatives a frame and the
 Gumbel quantiser; both sides run all layers (no layer drop), at the published sizes. Theirs gets its
 masks and negatives ready made; ours draws them within the step. "forward" is the encoder alone,
-without dropout. Each side has a process of its own, both with memory in huge pages, which the
-`jaxclone` command asks for (`--small-pages` for neither); they take turns. Prints one JSON line:
-seconds of audio a second of each, and the ratios of ours to theirs, medians over the repetitions.
+without dropout. Each side has a process of its own, and they take turns of `--steps` steps on end,
+as training has them: one more goes before, untimed, for memory that a process gave back is taken
+from it while the other has its turn (a virtual machine hands it to its host, and takes up to a
+millisecond for each 2 MiB to get it back). Both have memory in huge pages, which the `jaxclone`
+command asks for; `small`: neither; `kept`: huge pages, and nothing is given back by either, which
+leaves the arithmetic alone. Prints one JSON line: seconds of audio a second of each, and the ratios
+of ours to theirs, medians over the repetitions.
 """
 
 from __future__ import annotations
@@ -27,6 +32,13 @@ import numpy as np
 from jaxclone.cli.memory import HUGE_PAGES, TUNABLES
 
 Timed = dict[str, Callable[[], object]]
+ALL = 1 << 34
+MEMORY = {
+    "huge": HUGE_PAGES,
+    "small": "glibc.malloc.hugetlb=0",
+    "kept": f"{HUGE_PAGES}:glibc.malloc.arena_max=1"
+    f":glibc.malloc.mmap_threshold={ALL}:glibc.malloc.trim_threshold={ALL}",
+}
 RATE, NEGATIVES = 16_000, 100
 
 
@@ -86,13 +98,13 @@ def transformers(waveform: np.ndarray) -> Timed:
     np.random.seed(0)  # noqa: NPY002 - their masks draw from it
     mask = _compute_mask_indices(shape, 0.65, 10, min_masks=2)
     negatives = torch.from_numpy(_sample_negative_indices(shape, NEGATIVES, mask))
-    mask, samples = torch.from_numpy(mask), torch.from_numpy(waveform)
+    masked, samples = torch.from_numpy(mask), torch.from_numpy(waveform)
 
     def step() -> None:
         model.train()
         optimizer.zero_grad()
-        output = model(samples, mask_time_indices=mask, sampled_negative_indices=negatives)
-        (output.loss / mask.sum()).backward()
+        output = model(samples, mask_time_indices=masked, sampled_negative_indices=negatives)
+        (output.loss / masked.sum()).backward()
         optimizer.step()
 
     def forward() -> None:
@@ -104,13 +116,16 @@ def transformers(waveform: np.ndarray) -> Timed:
 
 
 def serve(name: str, shape: tuple[int, int], pipe: Connection) -> None:
-    """Times one side: sends the seconds of each piece of work that it is asked for."""
+    """Times one side: for a kind of work and a count, sends the seconds of one in a row of them."""
     waveform = np.random.default_rng(0).normal(0, 0.1, shape).astype(np.float32)
     timed = {"jaxclone": jaxclone, "transformers": transformers}[name](waveform)
-    while work := pipe.recv():
-        start = time.perf_counter()
+    while request := pipe.recv():
+        work, count = request
         timed[work]()
-        pipe.send(time.perf_counter() - start)
+        start = time.perf_counter()
+        for _ in range(count):
+            timed[work]()
+        pipe.send((time.perf_counter() - start) / count)
 
 
 def main() -> None:
@@ -119,10 +134,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--small-pages", action="store_true")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--memory", choices=MEMORY, default="huge")
     options = parser.parse_args()
-    if not options.small_pages:
-        os.environ[TUNABLES] = HUGE_PAGES  # read by the processes that are started
+    os.environ[TUNABLES] = MEMORY[options.memory]  # read by the processes that are started
     shape = (options.batch, int(options.seconds * RATE))
     spawn = multiprocessing.get_context("spawn")
     contestants: dict[str, Connection] = {}
@@ -133,13 +148,13 @@ def main() -> None:
         "benchmark": "pretrain_step",
         "batch": options.batch,
         "seconds": options.seconds,
-        "huge_pages": not options.small_pages,
+        "memory": options.memory,
     }
     for work in ("forward", "step"):
         times: dict[str, list[float]] = {name: [] for name in contestants}
         for repeat in range(options.repeats + 1):
             for name, pipe in contestants.items():
-                pipe.send(work)
+                pipe.send((work, options.steps))
                 seconds = pipe.recv()
                 if repeat:  # the first ones compile and warm up
                     times[name].append(seconds)
@@ -154,7 +169,7 @@ def main() -> None:
             ),
         }
     for pipe in contestants.values():
-        pipe.send("")
+        pipe.send(None)
     print(json.dumps(result))
 
 

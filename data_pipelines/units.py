@@ -10,11 +10,8 @@ start // hop_length on. A file appears when it is whole, and one that is cut off
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from data_pipelines.corpus import Corpus, Shard
+from jaxclone.files import whole_file
 from jaxclone.types import UserError
 
 # The unit of a frame that has none.
@@ -55,19 +53,8 @@ def write_units(path: Path, units: Int[np.ndarray, " frames"], made_by: dict[str
         UserError: the file cannot be written.
     """
     header = {"made_by": json.dumps(made_by, sort_keys=True)}
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(save({"units": units.astype(np.int16)}, header))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
+    with whole_file(path) as file:
+        file.write(save({"units": units.astype(np.int16)}, header))
 
 
 def units_made_by(path: Path, frames: int) -> dict[str, Any] | None:

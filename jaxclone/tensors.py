@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from jaxclone.files import whole_file
 from jaxclone.types import Tree, UserError
 
 
@@ -32,19 +30,8 @@ def save_tensors(path: str | Path, tree: Tree, metadata: Mapping[str, str] | Non
     flat = flatten_dict(jax.device_get(tree), sep="/")
     # Not `ascontiguousarray`, which makes scalars into vectors.
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in flat.items()}
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(save(arrays, dict(metadata) if metadata else None))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
+    with whole_file(path) as file:
+        file.write(save(arrays, dict(metadata) if metadata else None))
 
 
 def load_tensors(path: str | Path) -> tuple[Tree, dict[str, str]]:

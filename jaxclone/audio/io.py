@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
-import secrets
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +12,7 @@ import soundfile
 import soxr
 from jaxtyping import Float, Int16
 
+from jaxclone.files import whole_file
 from jaxclone.types import UserError
 
 # Sizes from here on are what programs that write to a pipe put into a header: "not known".
@@ -113,7 +112,7 @@ def write(
 ) -> None:
     """Writes mono 16-bit audio, clipped to [-1, 1]; wav or flac by the suffix.
 
-    The file appears whole or not at all: it is written under another name and then renamed.
+    The file appears whole or not at all; its folder is made when missing.
 
     Raises:
         UserError: another suffix, samples that are not finite, or a folder that cannot be written.
@@ -125,17 +124,8 @@ def write(
     if not np.isfinite(waveform).all():
         raise UserError(f"{path} not written: the waveform holds NaN or infinite samples")
     data = _encode(waveform, sample_rate, container)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        try:
-            partial.write_bytes(data)
-            os.replace(partial, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-            raise
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+    with whole_file(path) as file:
+        file.write(data)
 
 
 def to_16_bits(waveform: Float[np.ndarray, " t"]) -> Int16[np.ndarray, " t"]:

@@ -15,6 +15,9 @@ from scipy.special import gammaln
 from jaxclone.nn.layers import Keys
 from jaxclone.types import Array, Tree, UserError
 
+# In utterances of fewer frames none is masked.
+FEWEST_FRAMES = 3
+
 
 @dataclasses.dataclass(frozen=True)
 class MaskingConfig:
@@ -135,7 +138,7 @@ def _masked_counts(size: int, config: MaskingConfig) -> np.ndarray:
     At least two or none: a lone masked frame has no negatives.
     """
     counts = np.zeros(size + 1, np.int32)
-    for length in range(3, size + 1):
+    for length in range(FEWEST_FRAMES, size + 1):
         places = max(length - config.span + 1, 1)
         spans = min(max(config.start_probability * length, config.min_spans), places)
         frame = np.arange(length)

@@ -5,6 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+# What to try when a model gives the same answer to everything.
+TAMER = (
+    "a lower optim.learning_rate with more optim.warmup_steps, optim.clip_norm 1, and precision "
+    "f32 to rule that out"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Watch:

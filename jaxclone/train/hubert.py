@@ -15,7 +15,7 @@ from jaxclone import rng
 from jaxclone.losses.masked_units import MaskedUnitsConfig, masked_unit_loss
 from jaxclone.models.hubert import Hubert, HubertConfig
 from jaxclone.nn.masking import MaskingConfig
-from jaxclone.train.health import Watch
+from jaxclone.train.health import TAMER, Watch
 from jaxclone.train.masked import NamedKeys, mask_batch, masked_task
 from jaxclone.train.optim import OptimConfig
 from jaxclone.train.targets import TargetsConfig, make_targets
@@ -55,8 +55,7 @@ class UnitCollapseConfig:
                 self.perplexity,
                 self.steps,
                 "the model names the same unit for all frames",
-                "a lower optim.learning_rate with more optim.warmup_steps, optim.clip_norm 1, and "
-                "precision f32 to rule that out",
+                TAMER,
             ),
         )
 

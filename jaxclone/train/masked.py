@@ -12,15 +12,12 @@ import jax.numpy as jnp
 from data_pipelines.loader import CropConfig
 from jaxclone import rng
 from jaxclone.models.wav2vec2 import Wav2Vec2Config
-from jaxclone.nn.masking import MaskedFrames, MaskingConfig, mask_spans
+from jaxclone.nn.masking import FEWEST_FRAMES, MaskedFrames, MaskingConfig, mask_spans
 from jaxclone.train import optim
 from jaxclone.train.optim import OptimConfig
 from jaxclone.train.state import ModelState, TrainState
 from jaxclone.train.task import RunConfig, Task
 from jaxclone.types import Array, Batch, Metrics, Tree, UserError
-
-# Frames of a crop: with fewer, none is masked (`nn.masking`).
-_FEWEST = 3
 
 # (name of a stream) -> a key an example.
 NamedKeys = Callable[[str], jax.Array]
@@ -57,9 +54,9 @@ def masked_task(
         if isinstance(data, CropConfig):
             seconds = min(data.buckets or (data.crop_seconds,))
             frames = encoder.frame_length(run.audio.n_samples(seconds))
-            if frames < _FEWEST:
+            if frames < FEWEST_FRAMES:
                 raise UserError(
-                    f"{seconds:g} s make {frames} frames; masking takes {_FEWEST} or more"
+                    f"{seconds:g} s make {frames} frames; masking takes {FEWEST_FRAMES} or more"
                 )
     tx, schedule = optim.make_optimizer(optim_config, run.steps)
 

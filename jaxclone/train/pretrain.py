@@ -12,7 +12,7 @@ from jaxclone import rng
 from jaxclone.losses.contrastive import ContrastiveConfig, pretraining_loss
 from jaxclone.models.wav2vec2 import Wav2Vec2Pretraining, Wav2Vec2PretrainingConfig
 from jaxclone.nn.masking import MaskingConfig, sample_negatives
-from jaxclone.train.health import Watch
+from jaxclone.train.health import TAMER, Watch
 from jaxclone.train.masked import NamedKeys, mask_batch, masked_task
 from jaxclone.train.optim import OptimConfig
 from jaxclone.train.task import RunConfig, Task
@@ -77,8 +77,7 @@ class CollapseConfig:
                 self.variance,
                 self.steps,
                 "the predictions are the same for all frames",
-                "a lower optim.learning_rate with more optim.warmup_steps, optim.clip_norm 1, and "
-                "precision f32 to rule that out",
+                TAMER,
             ),
         )
 

@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,7 @@ from data_pipelines.loader import CropConfig
 from data_pipelines.transforms import generator
 from data_pipelines.units import MOST, NO_UNIT, units_made_by, units_path, write_units
 from jaxclone import config as configs
+from jaxclone.files import whole_file
 from jaxclone.models.hubert import HubertConfig
 from jaxclone.models.kmeans import KMeansConfig, KMeansState, nearest
 from jaxclone.sharding.hosts import failing_alone, stop_at_exit
@@ -181,9 +181,8 @@ class _Targets:
         }
         path = self.folder / "config.json"
         if jax.process_index() == 0 and not path.is_file():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with _appearing(path) as part:
-                part.write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+            with whole_file(path) as file:
+                file.write(json.dumps(about, indent=1).encode() + b"\n")
         _together("settings of the units are written")
         try:
             found = json.loads(path.read_text("utf-8"))
@@ -223,6 +222,11 @@ class _Targets:
             about = {"features": source}
             _together("centres are found")
         assert state is not None, "a file that is done holds a state"
+        if state.centres.shape[0] != self.model.units:
+            raise UserError(
+                f"{path} holds {len(state.centres)} centres, and model.units is "
+                f"{self.model.units}: remove it, and they are found anew"
+            )
         if jax.process_index() == 0:
             for old in self.folder.glob("features-*"):
                 shutil.rmtree(old, ignore_errors=True)
@@ -261,7 +265,6 @@ class _Targets:
         corpus, part = self.data[0]
         mark = fingerprint({"made_by": np.frombuffer(json.dumps(features.made_by).encode(), "u1")})
         folder = self.folder / f"features-{mark[:12]}"
-        folder.mkdir(parents=True, exist_ok=True)
         shards = corpus.shards(part.split)
         files = [folder / f"{Path(shard.name).stem}.npy" for shard in shards]
         missing = [
@@ -274,7 +277,7 @@ class _Targets:
         with self._encoding("features", jobs, features.apply) as encode:
             for (_, path), (_, chosen) in zip(missing, jobs):
                 values = encode(corpus, chosen, fill=empty)
-                with _appearing(path) as part_file, part_file.open("wb") as file:
+                with whole_file(path) as file:
                     np.save(file, values[~np.isnan(values[:, 0])], allow_pickle=False)
         _together("features are stored")
         return files
@@ -344,6 +347,11 @@ class _Targets:
                 f"the centres in {self.folder} are of features of another model than "
                 f"{self.targets.bundle}; start a new run folder with --out"
             )
+        if centres.shape[1] != features.width:
+            raise UserError(
+                f"the centres in {self.folder} are of {centres.shape[1]} numbers each, and the "
+                f"features of {features.width}: remove kmeans.safetensors there"
+            )
 
         def units(params: Tree, waveform: jax.Array, length: jax.Array) -> tuple[Any, Any]:
             values, frame_length = features.apply(params, waveform, length)
@@ -366,17 +374,6 @@ def _together(what: str) -> None:
     """Waits until every process is here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
-
-
-@contextlib.contextmanager
-def _appearing(path: Path) -> Iterator[Path]:
-    """A file to write to, which gets its name when it is whole."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _opens(path: Path, width: int) -> bool:

@@ -164,8 +164,6 @@ def test_write_refuses(tmp_path):
         io.write(tmp_path / "a.wav", x, RATE)
     with pytest.raises(UserError, match=r"a\.mp3 must end in \.wav or \.flac"):
         io.write(tmp_path / "a.mp3", tone(), RATE)
-    with pytest.raises(UserError, match="cannot be written: No such file or directory"):
-        io.write(tmp_path / "no" / "a.wav", tone(), RATE)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written: Not a directory"):
         io.write(tmp_path / "file" / "a.wav", tone(), RATE)
@@ -180,7 +178,7 @@ def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError) as error:
         io.write(path, 0.5 * tone(), RATE)
     assert str(error.value) == f"{path} cannot be written: No space left on device"

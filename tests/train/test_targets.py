@@ -26,7 +26,7 @@ from jaxclone.audio import io
 from jaxclone.models.hubert import HubertConfig
 from jaxclone.models.kmeans import KMeansConfig, nearest
 from jaxclone.models.wav2vec2 import Wav2Vec2Encoder
-from jaxclone.tensors import load_tensors
+from jaxclone.tensors import load_tensors, save_tensors
 from jaxclone.train import targets
 from jaxclone.train.errors import Interrupted
 from jaxclone.train.features import mfcc_features, without_mean
@@ -196,6 +196,23 @@ def test_what_is_damaged_is_one_line(run, name, message):
     with pytest.raises(UserError, match=message) as error:
         prepare(run)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        ((slice(-1), slice(None)), "holds 5 centres, and model.units is 6: remove it"),
+        ((slice(None), slice(-1)), "of 38 numbers each, and the features of 39: remove"),
+    ],
+)
+def test_centres_of_another_shape_are_told(run, cut, message):
+    prepare(run)
+    shutil.rmtree(Path(run.data.corpus) / "units")
+    kept = Path(run.out) / "targets" / "kmeans.safetensors"
+    state, header = load_tensors(kept)
+    save_tensors(kept, state | {"centres": state["centres"][cut]}, header)
+    with pytest.raises(UserError, match=message):
+        prepare(run)
 
 
 def test_a_feature_file_that_was_cut_is_made_again(run, monkeypatch):
