@@ -7,7 +7,7 @@ there, on any number of processes; and each process takes its rows of a step tha
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import grain
 import numpy as np
@@ -51,9 +51,13 @@ class Shuffled:
         batch_size: rows of a step.
         seed: of the run.
         name: of the random stream.
+
+    Attributes:
+        per_epoch: whole steps of an epoch, at least 1.
     """
 
     def __init__(self, items: Int[np.ndarray, " n"], batch_size: int, seed: int, name: str):
+        self.per_epoch = max(1, len(items) // batch_size)
         stream = grain.MapDataset.source(items).seed(stream_seed(seed, name))
         self._stream = stream.shuffle().repeat()
         self._batch_size = batch_size
@@ -72,57 +76,65 @@ class Bucketed:
 
     An item goes to the smallest size that holds it, or to the largest. What does not fill a batch
     goes on to the next larger size; at the largest it is left out of that epoch, and the next one
-    shuffles others there.
+    shuffles others there. So every epoch has as many batches of each size.
 
     Args:
         items: what there is.
         n_samples: the length of each.
-        sizes: of the buckets, in samples.
-        batch_size: rows of a step.
+        rows: of a step of each size of the buckets, in samples.
         seed: of the run.
         name: of the random stream.
+
+    Attributes:
+        per_epoch: steps of an epoch.
     """
 
     def __init__(
         self,
         items: Int[np.ndarray, " n"],
         n_samples: Int[np.ndarray, " n"],
-        sizes: Sequence[int],
-        batch_size: int,
+        rows: Mapping[int, int],
         seed: int,
         name: str,
     ):
-        self._sizes = sorted(sizes)
+        self._rows = dict(sorted(rows.items()))
         self._items = items
-        self._bucket = np.minimum(np.searchsorted(self._sizes, n_samples), len(sizes) - 1)
-        self._batch_size = batch_size
+        self._bucket = np.minimum(np.searchsorted([*self._rows], n_samples), len(rows) - 1)
         self._seed = seed
         self._name = name
-        self._per_epoch = len(items) // batch_size
-        if not self._per_epoch:
-            raise UserError(f"{len(items)} recordings do not fill one batch of {batch_size}")
-        self._latest = (0, self._batches(0))
+        batches = self._batches(0)
+        if not batches:
+            fewest = min(rows.values())
+            raise UserError(f"{len(items)} recordings do not fill one batch of {fewest}")
+        self.per_epoch = len(batches)
+        self._rows_per_epoch = sum(len(step.items) for step in batches)
+        self._latest = (0, batches)
 
     def __len__(self) -> int:
-        return self._per_epoch * _ENDLESS
+        return self.per_epoch * _ENDLESS
 
     def __getitem__(self, step: int) -> Step:
-        epoch, place = divmod(step, self._per_epoch)
+        epoch, place = divmod(step, self.per_epoch)
         latest, batches = self._latest
         if latest != epoch:
             batches = self._batches(epoch)
             self._latest = (epoch, batches)
-        items, size = batches[place]
-        return Step(step * self._batch_size, items.astype(np.int64), size)
+        found = batches[place]
+        return dataclasses.replace(found, first=epoch * self._rows_per_epoch + found.first)
 
-    def _batches(self, epoch: int) -> list[tuple[Int[np.ndarray, " n"], int]]:
-        """The items and the size of each batch of an epoch."""
+    def _batches(self, epoch: int) -> list[Step]:
+        """The steps of an epoch, their rows numbered from its beginning."""
         rng = generator(self._seed, self._name, epoch)
         batches, left = [], self._items[:0]
-        for bucket, size in enumerate(self._sizes):
+        for bucket, (size, rows) in enumerate(self._rows.items()):
             members = rng.permutation(self._items[self._bucket == bucket])
             left = np.concatenate([left, members])
-            while len(left) >= self._batch_size:
-                batches.append((left[: self._batch_size], size))
-                left = left[self._batch_size :]
-        return [batches[i] for i in rng.permutation(len(batches))]
+            while len(left) >= rows:
+                batches.append((left[:rows], size))
+                left = left[rows:]
+        steps, first = [], 0
+        for i in rng.permutation(len(batches)):
+            items, size = batches[i]
+            steps.append(Step(first, items.astype(np.int64), size))
+            first += len(items)
+        return steps

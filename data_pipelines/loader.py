@@ -9,6 +9,7 @@ in what it sees.
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,10 @@ class CropConfig:
         batch_size: examples a step, over all hosts.
         crop_seconds: length of a crop; shorter recordings are padded and masked.
         buckets: when not empty, whole recordings in batches of similar length instead of crops:
-            each bucket's length in seconds.
+            each bucket's length in seconds. Longer recordings are cropped to the longest.
+        batch_seconds: when above 0, seconds of audio a step, padding included, in place of a number
+            of examples: each bucket has as many as fill them, rounded down to a multiple of
+            `batch_size`, which is what devices and micro-batches share out.
         reference_seconds: when above 0, each example also carries a crop of this length of another
             recording of its speaker.
         f0: also carry the F0 of each frame.
@@ -56,6 +60,7 @@ class CropConfig:
     batch_size: int = 16
     crop_seconds: float = 2.0
     buckets: tuple[float, ...] = ()
+    batch_seconds: float = 0.0
     reference_seconds: float = 0.0
     f0: bool = False
     units: str = ""
@@ -66,8 +71,28 @@ class CropConfig:
     def __post_init__(self) -> None:
         require_positive(self, "crop_seconds", "buckets", most=_MOST_SECONDS)
         require_positive(self, "reference_seconds", or_zero=True, most=_MOST_SECONDS)
+        require_positive(self, "batch_seconds", or_zero=True, most=_MOST)
         require_positive(self, "batch_size", most=_MOST)
         require_positive(self, "workers", "prefetch", or_zero=True, most=_MOST_AHEAD)
+        if self.batch_seconds and not self.buckets:
+            raise UserError("batch_seconds goes with buckets: give their lengths too")
+        if self.batch_seconds and self.batch_seconds < self.batch_size * max(self.buckets):
+            raise UserError(
+                f"batch_seconds {self.batch_seconds:g} is less than batch_size {self.batch_size} "
+                f"times the longest of buckets, {max(self.buckets):g} s"
+            )
+
+    def rows(self, seconds: float) -> int:
+        """Examples of a step whose examples are so long.
+
+        >>> data = CropConfig(batch_size=8, buckets=(2.0, 15.0), batch_seconds=300.0)
+        >>> data.rows(2.0), data.rows(15.0)
+        (144, 16)
+        """
+        if not self.batch_seconds:
+            return self.batch_size
+        whole = self.batch_seconds / (self.batch_size * seconds)
+        return self.batch_size * math.floor(whole * (1 + 1e-9))  # 0.9 / 0.3 is less than 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +128,7 @@ class EpisodeConfig:
 
 
 def batch_shapes(data: CropConfig | EpisodeConfig, spec: AudioSpec) -> Batch | Episode:
-    """The shapes of what a loader of this config gives; of its buckets, if any, the longest."""
+    """The shapes of what a loader of this config gives; of its buckets, if any, the largest."""
 
     def crops(*lead: int, seconds: float, reference: float = 0.0, units: str = "") -> Batch:
         def shape(dtype: type, *rest: int) -> jax.ShapeDtypeStruct:
@@ -122,14 +147,16 @@ def batch_shapes(data: CropConfig | EpisodeConfig, spec: AudioSpec) -> Batch | E
             reference_length=shape(np.int32) if reference else None,
         )
 
-    size = data.batch_size
     if isinstance(data, EpisodeConfig):
+        size = data.batch_size
         return Episode(
             support=crops(size, data.support, seconds=data.crop_seconds),
             query=crops(size, data.query, seconds=data.crop_seconds),
         )
-    seconds = max(data.buckets, default=data.crop_seconds)
-    return crops(size, seconds=seconds, reference=data.reference_seconds, units=data.units)
+    sizes = [(data.rows(seconds) * seconds, seconds) for seconds in data.buckets]
+    _, seconds = max(sizes, default=(0.0, data.crop_seconds))
+    rows = data.rows(seconds)
+    return crops(rows, seconds=seconds, reference=data.reference_seconds, units=data.units)
 
 
 class Loader:
@@ -137,6 +164,7 @@ class Loader:
 
     Attributes:
         epoch_size: examples (or speakers) that an epoch has.
+        epoch_steps: whole steps of an epoch, at least 1.
     """
 
     def __init__(
@@ -153,6 +181,7 @@ class Loader:
         prefetch: int,
     ):
         self.epoch_size = epoch_size
+        self.epoch_steps = order.per_epoch
         self._steps = (
             grain.MapDataset.source(order).map(_Part(process_index, process_count)).map(reader)
         )
@@ -275,6 +304,7 @@ def make_loader(
     if isinstance(config, CropConfig) and config.units:
         units = Units(corpus, config.units, config.split)
     recordings = Recordings(corpus, records, config.f0, keep, units)
+    seconds = config.batch_seconds if isinstance(config, CropConfig) else 0.0
     # What is validated on is drawn by itself, whatever is trained on.
     order_name, crop_name = (f"{config.split}/{what}" for what in ("order", "crops"))
     order: Shuffled | Bucketed
@@ -286,9 +316,8 @@ def make_loader(
     else:
         items = records
         if config.buckets:
-            sizes = [_samples(seconds, spec, "buckets") for seconds in config.buckets]
-            lengths = corpus.n_samples[records]
-            order = Bucketed(items, lengths, sizes, config.batch_size, seed, order_name)
+            rows = {_samples(x, spec, "buckets"): config.rows(x) for x in config.buckets}
+            order = Bucketed(items, corpus.n_samples[records], rows, seed, order_name)
         else:
             order = Shuffled(items, config.batch_size, seed, order_name)
         reference = config.reference_seconds and _samples(
@@ -303,6 +332,7 @@ def make_loader(
             "seed": seed,
             "batch_size": config.batch_size,
             "epoch_size": len(items),
+            **({"batch_seconds": seconds} if seconds else {}),
         },
         folder=corpus.folder,
         epoch_size=len(items),

@@ -1,6 +1,8 @@
 """HuBERT BASE, iteration 1: units of MFCC, on LibriSpeech, as published but for the padding.
 
 Command: jaxclone train pretrain/hubert_base_it1 --data.corpus CORPUS --valid.corpus CORPUS
+    by seconds of audio, which pads less: --data.batch_seconds 2820 --data.batch_size 32
+    --data.buckets 4 8 12 15.62 (batch_size is what devices x micro-batches must divide)
 Hardware: 32 accelerators of 32 GB, the paper's; with fewer, raise --microbatches.
 Time: days; before the first step, the units of the corpus are made once: minutes to an hour.
 Score: not run by us. The paper judges the encoder by its word error rate after iteration 2.

@@ -3,6 +3,8 @@
 Command: jaxclone train pretrain/hubert_base_it2 --data.corpus CORPUS --valid.corpus CORPUS
     (after pretrain/hubert_base_it1; a bundle that is not in runs/hubert-base-it1 is named with
     --targets.bundle)
+    by seconds of audio, which pads less: --data.batch_seconds 2820 --data.batch_size 32
+    --data.buckets 4 8 12 15.62 (batch_size is what devices x micro-batches must divide)
 Hardware: 32 accelerators of 32 GB, the paper's; with fewer, raise --microbatches.
 Time: days; before the first step, the units of the corpus are made once.
 Score: not run by us. The paper judges the encoder by its word error rate after fine-tuning.

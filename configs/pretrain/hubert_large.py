@@ -5,6 +5,8 @@ Its units are of layer 9 of iteration 2 of BASE, from whose run folder they are 
 Command: jaxclone train pretrain/hubert_large --data.corpus CORPUS --valid.corpus CORPUS
     (after pretrain/hubert_base_it2; a bundle that is not in runs/hubert-base-it2 is named with
     --targets.bundle)
+    by seconds of audio, which pads less: --data.batch_seconds 7200 --data.batch_size 128
+    --data.buckets 4 8 12 15.62 (batch_size is what devices x micro-batches must divide)
 Hardware: 128 accelerators of 32 GB, the paper's; with fewer, raise --microbatches.
 Time: days; before the first step, the units of the corpus are made once: the encoder of BASE runs
     over it, up to layer 9.

@@ -1,6 +1,8 @@
 """wav2vec 2.0 BASE on LibriSpeech, as published but for the padding.
 
 Command: jaxclone train pretrain/wav2vec2_base --data.corpus CORPUS --valid.corpus CORPUS
+    by seconds of audio, which pads less: --data.batch_seconds 5760 --data.batch_size 64
+    --data.buckets 4 8 12 15.62 (batch_size is what devices x micro-batches must divide)
 Hardware: 64 accelerators of 32 GB, the paper's; with fewer, raise --microbatches.
 Time: days; the paper's 400 000 updates see the 960 hours about 670 times.
 Score: not run by us. Healthy runs keep prob_perplexity in the hundreds, of at most 640; the paper's

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from data_pipelines.loader import batch_shapes
+from data_pipelines.loader import CropConfig, batch_shapes
 from jaxclone.export.hlo import Collective, Module
 from jaxclone.export.topology import Topology
 from jaxclone.sharding import flops
@@ -58,8 +58,8 @@ def plan(config: RunConfig, topology: Topology, *, fit: bool = False) -> dict[st
             "mesh": ", ".join(f"{name}={size}" for name, size in mesh.shape.items()),
         },
         "batch": {
-            "examples": config.data.batch_size,
-            "examples_a_device_at_once": config.data.batch_size
+            "examples": examples(config),
+            "examples_a_device_at_once": examples(config)
             // (batch_parts(mesh) * config.microbatches),
             "microbatches": config.microbatches,
             "audio_seconds": audio,
@@ -88,6 +88,11 @@ def plan(config: RunConfig, topology: Topology, *, fit: bool = False) -> dict[st
     if fit:
         result["fit"] = largest_batch(config, mesh, topology)
     return result
+
+
+def examples(config: RunConfig) -> int:
+    """Examples in a batch, of the largest bucket if there are any."""
+    return int(jax.tree.leaves(batch_shapes(config.data, config.audio))[0].shape[0])
 
 
 def audio_seconds(config: RunConfig) -> float:
@@ -296,20 +301,23 @@ def largest_batch(config: RunConfig, mesh: Mesh, topology: Topology) -> dict[str
     A bisection between what fits and what does not, led by the line through the last two needs of
     memory.
     """
-    parts = batch_parts(mesh)
+    parts, configured = batch_parts(mesh), examples(config)
+    if isinstance(config.data, CropConfig):  # so many of the longest bucket
+        data = dataclasses.replace(config.data, batch_seconds=0.0)
+        config = dataclasses.replace(config, data=data)
     needs: dict[int, float] = {}
 
-    def fits(examples: int) -> bool:
-        data = dataclasses.replace(config.data, batch_size=examples * parts)
+    def fits(count: int) -> bool:
+        data = dataclasses.replace(config.data, batch_size=count * parts)
         step = compile_step(dataclasses.replace(config, data=data, microbatches=1), mesh)
         report = memory(step, topology)
-        needs[examples] = report.get("peak", report.get("gradients_activations_temporaries", 0.0))
+        needs[count] = report.get("peak", report.get("gradients_activations_temporaries", 0.0))
         return report["fits"] is True
 
     if topology.chip is None:
         raise UserError("--fit needs a topology whose memory is known")
     limit = topology.chip.hbm_bytes * topology.chip.usable / topology.chip.devices / GIB
-    low, high, probe = 0, 0, max(1, config.data.batch_size // (parts * config.microbatches))
+    low, high, probe = 0, 0, max(1, configured // (parts * config.microbatches))
     while not (high and high - low <= 1):
         if fits(probe):
             low = probe
@@ -318,7 +326,7 @@ def largest_batch(config: RunConfig, mesh: Mesh, topology: Topology) -> dict[str
         guess = _guess(needs, limit) or probe * 2
         top = high - 1 if high else max(probe * 4, low + 1)
         probe = min(max(guess, low + 1), top)
-    whole = config.data.batch_size // parts
+    whole = configured // parts
     fitting = [m for m in range(1, whole + 1) if whole % m == 0 and whole // m <= low]
     return {
         "examples_a_device_at_once": low,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from data_pipelines.corpus import Corpus
+from data_pipelines.loader import make_loader
 from jaxclone import rng
 from jaxclone.audio.pqmf import split_bands
 from jaxclone.audio.spectral import log_mel
@@ -180,8 +180,8 @@ class VocoderConfig(RunConfig):
         """Steps of an epoch."""
         if not self.data.corpus:
             return _EPOCH
-        records = Corpus.open(self.data.corpus, self.audio).indices(self.data.split)
-        return max(1, len(records) // self.data.batch_size)
+        loader = make_loader(self.data, self.audio, self.seed, process_index=0, process_count=1)
+        return loader.epoch_steps
 
 
 class _Networks:

@@ -10,7 +10,7 @@ from crops import SPEC, locate, take
 
 from data_pipelines.build import build
 from data_pipelines.corpus import Corpus
-from data_pipelines.loader import CropConfig, EpisodeConfig, make_loader
+from data_pipelines.loader import CropConfig, EpisodeConfig, batch_shapes, make_loader
 from data_pipelines.sources import find_recordings
 from jaxclone.audio.spec import hifigan_22k
 from jaxclone.types import Batch, Episode, UserError
@@ -117,6 +117,29 @@ def test_buckets_differ_by_epoch_and_are_never_padded(corpus: Path) -> None:
     assert any(epoch != epochs[0] for epoch in epochs)
 
 
+def test_batches_by_seconds_of_audio(corpus: Path) -> None:
+    """Four of 1 s, two of 1.5 s or two of 2 s: at most 4.2 s in multiples of two examples."""
+    config = CropConfig(str(corpus), batch_size=2, buckets=(1.0, 1.5, 2.0), batch_seconds=4.2)
+    loader = make_loader(config, SPEC, 0, process_index=0, process_count=1)
+    # Five of 1 s, five of 1.5 s and four of 2 s: one of each of the first goes on to the next.
+    assert loader.epoch_steps == 1 + 3 + 2
+    opened = Corpus.open(corpus)
+    for epoch in range(3):
+        found, shapes = [], Counter()
+        for _ in range(6):
+            batch = next(loader)
+            shapes[batch.waveform.shape] += 1
+            assert batch.example[0] == 14 * epoch + len(found)
+            for wave, length in zip(batch.waveform, batch.length, strict=True):
+                found.append(locate(opened, wave, length)[0])
+        assert shapes == {(4, 16_000): 1, (2, 24_000): 3, (2, 32_000): 2}
+        assert sorted(found) == list(range(14)), "each once an epoch"
+    loader.close()
+    assert batch_shapes(config, SPEC).waveform.shape == (2, 32_000)  # the longer of two of 4 s
+    with pytest.raises(UserError, match=r"the checkpoint's batch_seconds is None, now it is 4\.2"):
+        loader.set_state({k: v for k, v in loader.get_state().items() if k != "batch_seconds"})
+
+
 def test_episodes_have_disjoint_recordings(corpus: Path) -> None:
     config = EpisodeConfig(str(corpus), batch_size=2, support=2, query=3, crop_seconds=0.5)
     opened = Corpus.open(corpus)
@@ -202,6 +225,17 @@ def test_impossible_configs(corpus: Path, change: dict, message: str) -> None:
         (CropConfig, {"workers": 10**6}, "workers must be 10000 or less, got 1000000"),
         (EpisodeConfig, {"crop_seconds": 1e5}, "crop_seconds must be 3600 or less, got 100000.0"),
         (CropConfig, {"buckets": (1.0, 0.0)}, "buckets must be above 0, got 0.0"),
+        (
+            CropConfig,
+            {"batch_seconds": 9.0},
+            "batch_seconds goes with buckets: give their lengths too",
+        ),
+        (CropConfig, {"batch_seconds": -9.0}, "batch_seconds must be 0 or more, got -9.0"),
+        (
+            CropConfig,
+            {"batch_seconds": 31.9, "buckets": (1.0, 2.0)},
+            "batch_seconds 31.9 is less than batch_size 16 times the longest of buckets, 2 s",
+        ),
         (CropConfig, {"reference_seconds": -1.0}, "reference_seconds must be 0 or more, got -1.0"),
         (CropConfig, {"prefetch": -1}, "prefetch must be 0 or more, got -1"),
         (CropConfig, {"workers": -1}, "workers must be 0 or more, got -1"),

@@ -19,7 +19,13 @@ from jaxclone import config as configs
 from jaxclone import rng
 from jaxclone.export import plan as plans
 from jaxclone.export.hlo import Collective
-from jaxclone.export.plan import audio_seconds, compile_step, largest_batch, memory
+from jaxclone.export.plan import (
+    audio_seconds,
+    compile_step,
+    examples,
+    largest_batch,
+    memory,
+)
 from jaxclone.export.topology import Topology
 from jaxclone.sharding.chips import CHIPS, GIB
 from jaxclone.sharding.mesh import MeshConfig, make_mesh
@@ -60,7 +66,16 @@ def test_memory_is_what_the_executable_reports(step):
 
 def test_seconds_of_audio():
     assert audio_seconds(CONFIG) == pytest.approx(1.6)
-    assert audio_seconds(configs.load("pretrain/wav2vec2_base")) == pytest.approx(384 * 15.62)
+    base = configs.load("pretrain/wav2vec2_base")
+    assert audio_seconds(base) == pytest.approx(384 * 15.62)
+    data = dataclasses.replace(
+        base.data, batch_size=64, buckets=(4.0, 8.0, 12.0, 15.62), batch_seconds=5760
+    )
+    by_seconds = dataclasses.replace(base, data=data)
+    assert (examples(by_seconds), audio_seconds(by_seconds)) == (
+        704,
+        704 * 8,
+    )  # as much as 1408 of 4 s
 
 
 CONFIG_FILE = """

@@ -30,7 +30,10 @@ def test_a_step_is_compiled_once_more_by_a_run_that_continues(config: RunConfig)
     assert (continued["resumed_from"], continued["compiles"]) == (3, 1)
 
 
-def test_each_bucket_of_lengths_is_compiled_once(config: RunConfig) -> None:
-    data = dataclasses.replace(config.data, buckets=(1.1, 2.1), batch_size=2)
+@pytest.mark.parametrize("batch_seconds", [0.0, 5.0])
+def test_each_bucket_of_lengths_is_compiled_once(config: RunConfig, batch_seconds: float) -> None:
+    data = dataclasses.replace(
+        config.data, buckets=(1.1, 2.1), batch_size=2, batch_seconds=batch_seconds
+    )
     config = dataclasses.replace(config, data=data, valid=None, steps=6)
     assert fit(config, toy.task(config)).summary["compiles"] == 2

@@ -35,12 +35,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, speakers: dict[str, list[np
     return folder / "corpus"
 
 
-@pytest.fixture(params=["crops", "buckets", "episodes"])
+@pytest.fixture(params=["crops", "buckets", "seconds", "episodes"])
 def config(request: pytest.FixtureRequest, corpus: Path) -> CropConfig | EpisodeConfig:
     crops = CropConfig(str(corpus), batch_size=4, crop_seconds=0.5, f0=True, prefetch=2)
     return {
         "crops": dataclasses.replace(crops, reference_seconds=0.4),
         "buckets": dataclasses.replace(crops, buckets=(1.0, 1.6, 2.0)),
+        "seconds": dataclasses.replace(crops, buckets=(1.0, 1.6, 2.0), batch_seconds=13.0),
         "episodes": EpisodeConfig(
             str(corpus), batch_size=4, support=1, query=1, crop_seconds=0.5, prefetch=2
         ),
