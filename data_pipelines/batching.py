@@ -51,13 +51,9 @@ class Shuffled:
         batch_size: rows of a step.
         seed: of the run.
         name: of the random stream.
-
-    Attributes:
-        per_epoch: whole steps of an epoch, at least 1.
     """
 
     def __init__(self, items: Int[np.ndarray, " n"], batch_size: int, seed: int, name: str):
-        self.per_epoch = max(1, len(items) // batch_size)
         stream = grain.MapDataset.source(items).seed(stream_seed(seed, name))
         self._stream = stream.shuffle().repeat()
         self._batch_size = batch_size
@@ -84,9 +80,6 @@ class Bucketed:
         rows: of a step of each size of the buckets, in samples.
         seed: of the run.
         name: of the random stream.
-
-    Attributes:
-        per_epoch: steps of an epoch.
     """
 
     def __init__(
@@ -106,15 +99,15 @@ class Bucketed:
         if not batches:
             fewest = min(rows.values())
             raise UserError(f"{len(items)} recordings do not fill one batch of {fewest}")
-        self.per_epoch = len(batches)
+        self._per_epoch = len(batches)
         self._rows_per_epoch = sum(len(step.items) for step in batches)
         self._latest = (0, batches)
 
     def __len__(self) -> int:
-        return self.per_epoch * _ENDLESS
+        return self._per_epoch * _ENDLESS
 
     def __getitem__(self, step: int) -> Step:
-        epoch, place = divmod(step, self.per_epoch)
+        epoch, place = divmod(step, self._per_epoch)
         latest, batches = self._latest
         if latest != epoch:
             batches = self._batches(epoch)

@@ -38,7 +38,7 @@ class CropConfig:
     Attributes:
         corpus: folder written by `jaxclone data build`.
         split: which part of it.
-        batch_size: examples a step, over all hosts.
+        batch_size: examples a step, over all hosts; see `batch_seconds`.
         crop_seconds: length of a crop; shorter recordings are padded and masked.
         buckets: when not empty, whole recordings in batches of similar length instead of crops:
             each bucket's length in seconds. Longer recordings are cropped to the longest.
@@ -76,7 +76,7 @@ class CropConfig:
         require_positive(self, "workers", "prefetch", or_zero=True, most=_MOST_AHEAD)
         if self.batch_seconds and not self.buckets:
             raise UserError("batch_seconds goes with buckets: give their lengths too")
-        if self.batch_seconds and self.batch_seconds < self.batch_size * max(self.buckets):
+        if self.batch_seconds and not self.rows(max(self.buckets)):
             raise UserError(
                 f"batch_seconds {self.batch_seconds:g} is less than batch_size {self.batch_size} "
                 f"times the longest of buckets, {max(self.buckets):g} s"
@@ -128,7 +128,7 @@ class EpisodeConfig:
 
 
 def batch_shapes(data: CropConfig | EpisodeConfig, spec: AudioSpec) -> Batch | Episode:
-    """The shapes of what a loader of this config gives; of its buckets, if any, the largest."""
+    """The shapes of what a loader of this config gives; of its buckets, if any, the longest."""
 
     def crops(*lead: int, seconds: float, reference: float = 0.0, units: str = "") -> Batch:
         def shape(dtype: type, *rest: int) -> jax.ShapeDtypeStruct:
@@ -153,8 +153,7 @@ def batch_shapes(data: CropConfig | EpisodeConfig, spec: AudioSpec) -> Batch | E
             support=crops(size, data.support, seconds=data.crop_seconds),
             query=crops(size, data.query, seconds=data.crop_seconds),
         )
-    sizes = [(data.rows(seconds) * seconds, seconds) for seconds in data.buckets]
-    _, seconds = max(sizes, default=(0.0, data.crop_seconds))
+    seconds = max(data.buckets, default=data.crop_seconds)
     rows = data.rows(seconds)
     return crops(rows, seconds=seconds, reference=data.reference_seconds, units=data.units)
 
@@ -164,7 +163,6 @@ class Loader:
 
     Attributes:
         epoch_size: examples (or speakers) that an epoch has.
-        epoch_steps: whole steps of an epoch, at least 1.
     """
 
     def __init__(
@@ -181,7 +179,6 @@ class Loader:
         prefetch: int,
     ):
         self.epoch_size = epoch_size
-        self.epoch_steps = order.per_epoch
         self._steps = (
             grain.MapDataset.source(order).map(_Part(process_index, process_count)).map(reader)
         )
@@ -224,6 +221,7 @@ class Loader:
                 f"the corpus {self._folder} is not the one that this run was trained on; continue "
                 "with that one (it may have moved), or start a new run"
             )
+        state = {"batch_seconds": 0.0, **state}  # older ones have none
         for name, mine in self._identity.items():
             if state.get(name) != mine:
                 raise UserError(
@@ -332,7 +330,7 @@ def make_loader(
             "seed": seed,
             "batch_size": config.batch_size,
             "epoch_size": len(items),
-            **({"batch_seconds": seconds} if seconds else {}),
+            "batch_seconds": seconds,
         },
         folder=corpus.folder,
         epoch_size=len(items),

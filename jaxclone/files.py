@@ -18,7 +18,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A new file to write into, which takes its name, and its predecessor's place, at the end.
 
     Its bytes are on the disk before it has the name, so that no loss of power leaves a part of
-    them; after an exception nothing new is left, and what was there stays. A missing folder is
+    them; after an exception there is no new file, and what was there stays. A missing folder is
     made.
 
     Raises:

@@ -1,7 +1,7 @@
 """wav2vec 2.0 LARGE, pre-norm, on tens of thousands of hours such as Libri-Light.
 
 Command: jaxclone train pretrain/wav2vec2_large --data.corpus CORPUS --valid.corpus CORPUS
-    by seconds of audio, which pads less: --data.batch_seconds 9720 --data.batch_size 64
+    by seconds of audio, which pads less: --data.batch_seconds 9720 --data.batch_size 128
     --data.buckets 4 8 12 16 20 (batch_size is what devices x micro-batches must divide)
 Hardware: 128 accelerators of 32 GB, the paper's; with fewer, raise --microbatches. The parameters
 and their optimiser are divided over eight devices; with fewer, set --mesh.fsdp.

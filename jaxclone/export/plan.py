@@ -91,7 +91,7 @@ def plan(config: RunConfig, topology: Topology, *, fit: bool = False) -> dict[st
 
 
 def examples(config: RunConfig) -> int:
-    """Examples in a batch, of the largest bucket if there are any."""
+    """Examples in a batch, of the longest bucket if there are any."""
     return int(jax.tree.leaves(batch_shapes(config.data, config.audio))[0].shape[0])
 
 
@@ -266,6 +266,7 @@ def _estimate(
     }
     bounds = {"all_overlapped": max(parts.values()), "nothing_overlapped": sum(parts.values())}
     audio = audio_seconds(config)
+    buckets = isinstance(config.data, CropConfig) and config.data.buckets
 
     def consequences(seconds: float) -> dict[str, float]:
         hours = config.steps * seconds / 3600
@@ -289,6 +290,7 @@ def _estimate(
             "and near or above the second where kernels are small or collectives wait",
             "flops": "matrix products and convolutions, multiply-add as two; the MFU counts none "
             "twice, the compute time counts recomputation",
+            **({"batch": "every one of the longest bucket"} if buckets else {}),
             "schedule": f"{config.steps} steps, without evaluation, checkpoints, waiting for data "
             "and restarts",
         },
@@ -302,7 +304,7 @@ def largest_batch(config: RunConfig, mesh: Mesh, topology: Topology) -> dict[str
     memory.
     """
     parts, configured = batch_parts(mesh), examples(config)
-    if isinstance(config.data, CropConfig):  # so many of the longest bucket
+    if isinstance(config.data, CropConfig):  # counts are of the longest bucket
         data = dataclasses.replace(config.data, batch_seconds=0.0)
         config = dataclasses.replace(config, data=data)
     needs: dict[int, float] = {}
@@ -326,8 +328,10 @@ def largest_batch(config: RunConfig, mesh: Mesh, topology: Topology) -> dict[str
         guess = _guess(needs, limit) or probe * 2
         top = high - 1 if high else max(probe * 4, low + 1)
         probe = min(max(guess, low + 1), top)
-    whole = configured // parts
-    fitting = [m for m in range(1, whole + 1) if whole % m == 0 and whole // m <= low]
+    shared = config.data.batch_size // parts  # what micro-batches can divide
+    fitting = [
+        m for m in range(1, shared + 1) if shared % m == 0 and configured // (parts * m) <= low
+    ]
     return {
         "examples_a_device_at_once": low,
         "batch_without_microbatches": low * parts,

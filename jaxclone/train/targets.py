@@ -199,8 +199,13 @@ class _Targets:
 
     def _centres(self) -> tuple[np.ndarray, dict[str, Any]]:
         """The centres, and what made them."""
-        path = self.folder / "kmeans.safetensors"
+        path, units = self.folder / "kmeans.safetensors", self.model.units
         state, about = _read_state(path)
+        if state is not None and (state.centres.ndim, *state.centres.shape[:1]) != (2, units):
+            raise UserError(
+                f"{path} holds centres of shape {state.centres.shape}, and model.units is {units}: "
+                "remove it, and they are found anew"
+            )
         if not about.get("done"):
             features = self._features()
             source = features.made_by
@@ -217,16 +222,11 @@ class _Targets:
                     save_tensors(path, vars(state), {"about": json.dumps(header)})
 
             state = fit_kmeans(
-                table, self.model.units, self.targets.kmeans, self.run.seed, self.mesh, state, keep
+                table, units, self.targets.kmeans, self.run.seed, self.mesh, state, keep
             )
             about = {"features": source}
             _together("centres are found")
         assert state is not None, "a file that is done holds a state"
-        if state.centres.shape[0] != self.model.units:
-            raise UserError(
-                f"{path} holds {len(state.centres)} centres, and model.units is "
-                f"{self.model.units}: remove it, and they are found anew"
-            )
         if jax.process_index() == 0:
             for old in self.folder.glob("features-*"):
                 shutil.rmtree(old, ignore_errors=True)

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from data_pipelines.loader import make_loader
+from data_pipelines.corpus import Corpus
+from data_pipelines.loader import CropConfig
 from jaxclone import rng
 from jaxclone.audio.pqmf import split_bands
 from jaxclone.audio.spectral import log_mel
@@ -180,8 +181,10 @@ class VocoderConfig(RunConfig):
         """Steps of an epoch."""
         if not self.data.corpus:
             return _EPOCH
-        loader = make_loader(self.data, self.audio, self.seed, process_index=0, process_count=1)
-        return loader.epoch_steps
+        if isinstance(self.data, CropConfig) and self.data.batch_seconds:
+            raise UserError("decay_steps 0 is an epoch; data.batch_seconds does not tell its steps")
+        records = Corpus.open(self.data.corpus, self.audio).indices(self.data.split)
+        return max(1, len(records) // self.data.batch_size)
 
 
 class _Networks:

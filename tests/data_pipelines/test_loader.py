@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -121,12 +122,10 @@ def test_batches_by_seconds_of_audio(corpus: Path) -> None:
     """Four of 1 s, two of 1.5 s or two of 2 s: at most 4.2 s in multiples of two examples."""
     config = CropConfig(str(corpus), batch_size=2, buckets=(1.0, 1.5, 2.0), batch_seconds=4.2)
     loader = make_loader(config, SPEC, 0, process_index=0, process_count=1)
-    # Five of 1 s, five of 1.5 s and four of 2 s: one of each of the first goes on to the next.
-    assert loader.epoch_steps == 1 + 3 + 2
     opened = Corpus.open(corpus)
     for epoch in range(3):
         found, shapes = [], Counter()
-        for _ in range(6):
+        for _ in range(6):  # of five, five and four, with one of 1 s going on to the next size
             batch = next(loader)
             shapes[batch.waveform.shape] += 1
             assert batch.example[0] == 14 * epoch + len(found)
@@ -136,8 +135,21 @@ def test_batches_by_seconds_of_audio(corpus: Path) -> None:
         assert sorted(found) == list(range(14)), "each once an epoch"
     loader.close()
     assert batch_shapes(config, SPEC).waveform.shape == (2, 32_000)  # the longer of two of 4 s
-    with pytest.raises(UserError, match=r"the checkpoint's batch_seconds is None, now it is 4\.2"):
-        loader.set_state({k: v for k, v in loader.get_state().items() if k != "batch_seconds"})
+    (state := loader.get_state()).pop("batch_seconds")  # as older ones
+    with pytest.raises(UserError, match=r"the checkpoint's batch_seconds is 0\.0, now it is 4\.2"):
+        loader.set_state(state)
+    by_number = dataclasses.replace(config, batch_seconds=0.0)
+    other = make_loader(by_number, SPEC, 0, process_index=0, process_count=1)
+    other.set_state(state)
+    with pytest.raises(UserError, match=r"the checkpoint's batch_seconds is 4\.2, now it is 0\.0"):
+        other.set_state(loader.get_state())
+
+
+def test_seconds_that_are_just_a_batch() -> None:
+    for n, seconds in itertools.product(range(1, 65), (15.62, 15.6, 20.0, 10.1, 0.1, 12.3)):
+        data = CropConfig(batch_size=n, buckets=(seconds,), batch_seconds=n * seconds)
+        assert data.rows(seconds) == n
+    assert CropConfig(batch_size=3, buckets=(12.3,), batch_seconds=36.9).rows(12.3) == 3
 
 
 def test_episodes_have_disjoint_recordings(corpus: Path) -> None:

@@ -72,10 +72,7 @@ def test_seconds_of_audio():
         base.data, batch_size=64, buckets=(4.0, 8.0, 12.0, 15.62), batch_seconds=5760
     )
     by_seconds = dataclasses.replace(base, data=data)
-    assert (examples(by_seconds), audio_seconds(by_seconds)) == (
-        704,
-        704 * 8,
-    )  # as much as 1408 of 4 s
+    assert (examples(by_seconds), audio_seconds(by_seconds)) == (320, pytest.approx(320 * 15.62))
 
 
 CONFIG_FILE = """
@@ -197,6 +194,24 @@ def test_the_largest_batch_is_found(monkeypatch, most: int):
     assert result["examples_a_device_at_once"] == most
     assert result["microbatches_for_the_configured_batch"] == {1: 32, 7: 8, 40: 1}[most]
     assert len(compiled) == len(set(compiled)) <= 6
+
+
+@pytest.mark.parametrize(("most", "microbatches"), [(352, 1), (319, 2), (6, 64), (4, None)])
+def test_the_largest_batch_by_seconds(monkeypatch, most: int, microbatches: int | None):
+    """The longest bucket has 5 times `batch_size`, which is what micro-batches divide."""
+    monkeypatch.setattr(plans, "compile_step", lambda config, mesh: config.data.batch_size)
+    monkeypatch.setattr(
+        plans, "memory", lambda count, _: {"fits": count <= most, "peak": 1.0 + count}
+    )
+    base = configs.load("pretrain/wav2vec2_base")
+    data = dataclasses.replace(
+        base.data, batch_size=64, buckets=(4.0, 15.62), batch_seconds=5760, f0=False
+    )
+    config = dataclasses.replace(base, data=data, microbatches=8)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    result = largest_batch(config, mesh, Topology.parse("v5e:1x1"))
+    assert result["examples_a_device_at_once"] == most
+    assert result["microbatches_for_the_configured_batch"] == microbatches
 
 
 def test_not_even_one_example_fits(monkeypatch):

@@ -201,7 +201,8 @@ def test_what_is_damaged_is_one_line(run, name, message):
 @pytest.mark.parametrize(
     ("cut", "message"),
     [
-        ((slice(-1), slice(None)), "holds 5 centres, and model.units is 6: remove it"),
+        ((slice(-1), slice(None)), r"centres of shape \(5, 39\), and model.units is 6: remove it"),
+        (0, r"centres of shape \(39,\), and model.units is 6: remove it"),
         ((slice(None), slice(-1)), "of 38 numbers each, and the features of 39: remove"),
     ],
 )
