@@ -69,7 +69,7 @@ def test_seconds_of_audio():
     base = configs.load("pretrain/wav2vec2_base")
     assert audio_seconds(base) == pytest.approx(384 * 15.62)
     data = dataclasses.replace(
-        base.data, batch_size=64, buckets=(4.0, 8.0, 12.0, 15.62), batch_seconds=5760
+        base.data, batch_size=64, buckets=(4.0, 8.0, 12.0, 15.62), batch_seconds=5760.0
     )
     by_seconds = dataclasses.replace(base, data=data)
     assert (examples(by_seconds), audio_seconds(by_seconds)) == (320, pytest.approx(320 * 15.62))
@@ -205,7 +205,7 @@ def test_the_largest_batch_by_seconds(monkeypatch, most: int, microbatches: int 
     )
     base = configs.load("pretrain/wav2vec2_base")
     data = dataclasses.replace(
-        base.data, batch_size=64, buckets=(4.0, 15.62), batch_seconds=5760, f0=False
+        base.data, batch_size=64, buckets=(4.0, 15.62), batch_seconds=5760.0, f0=False
     )
     config = dataclasses.replace(base, data=data, microbatches=8)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
