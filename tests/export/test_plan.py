@@ -204,9 +204,7 @@ def test_the_largest_batch_by_seconds(monkeypatch, most: int, microbatches: int 
         plans, "memory", lambda count, _: {"fits": count <= most, "peak": 1.0 + count}
     )
     base = configs.load("pretrain/wav2vec2_base")
-    data = dataclasses.replace(
-        base.data, batch_size=64, buckets=(4.0, 15.62), batch_seconds=5760.0, f0=False
-    )
+    data = dataclasses.replace(base.data, batch_size=64, buckets=(4.0, 15.62), batch_seconds=5760.0)
     config = dataclasses.replace(base, data=data, microbatches=8)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     result = largest_batch(config, mesh, Topology.parse("v5e:1x1"))
