@@ -10,9 +10,9 @@ without dropout. Each side has a process of its own, and they take turns of `--s
 as training has them: one more goes before, untimed, for memory that a process gave back is taken
 from it while the other has its turn (a virtual machine hands it to its host, and takes a
 millisecond or two for each 2 MiB to get it back). Both have memory in huge pages, which the
-`jaxclone` command asks for; `small`: neither; `kept`: huge pages, and nothing is given back by either, which
-leaves the arithmetic alone. Prints one JSON line: seconds of audio a second of each, and the ratios
-of ours to theirs, medians over the repetitions.
+`jaxclone` command asks for; `small`: neither; `kept`: huge pages, and nothing is given back by
+either, which leaves the arithmetic alone. Prints one JSON line: seconds of audio a second of each,
+and the ratios of ours to theirs, medians over the repetitions.
 """
 
 from __future__ import annotations

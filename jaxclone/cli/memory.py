@@ -16,9 +16,9 @@ def use_huge_pages() -> None:
     On a CPU, each call of a compiled function takes its buffers anew, and the system hands out and
     clears every page at its first use. With pages of 4 KiB that is a twelfth to a sixth of the
     time of a training step of wav2vec 2.0 BASE, and some of every other. glibc asks for larger ones
-    only where its environment says so before it starts. (To keep freed memory instead, in one arena,
-    does as much for that step, but takes 1.4 times the memory and makes the GAN's step slower by a
-    third.)
+    only where its environment says so before it starts. (To keep freed memory instead, in one
+    arena, does as much for that step, but takes 1.4 times the memory and makes the GAN's step
+    slower by a third.)
 
     To be called by a program before it does anything else. Does nothing the second time, or where
     `GLIBC_TUNABLES` is set, or under another system.
